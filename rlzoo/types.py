@@ -1,0 +1,137 @@
+"""Words that every room of the house shares: errors, counters, states and the three contracts.
+
+Shape suffixes used throughout: B batch (or number of envs), T time, N n-step, D features, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+# A state is a nested dict with string keys whose leaves are numpy arrays, torch tensors or plain
+# JSON values (None, bool, int, float, str, lists of these). Never an object: it is written as
+# safetensors + JSON, and read back from files that nobody has to trust.
+State = dict[str, Any]
+
+# 'group/metric_unit' -> scalar. Values may be 0-d tensors; they are read when they are logged.
+Metrics = dict[str, Any]
+
+
+class RlzooError(Exception):
+    """An error with one clear line for the user and an exit code from sysexits.h."""
+
+    exit_code = 70
+
+
+class UsageError(RlzooError, ValueError):
+    """A setting, override or argument that cannot be used (EX_USAGE)."""
+
+    exit_code = 64
+
+
+class DataError(RlzooError, ValueError):
+    """A file with content that cannot be used: corrupt, foreign or hostile (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class NonFiniteError(RlzooError, ArithmeticError):
+    """NaN or infinity in a loss, gradient, observation or reward (EX_SOFTWARE)."""
+
+    exit_code = 70
+
+
+class EnvError(RlzooError, RuntimeError):
+    """An environment raised, died, hung, or broke its own spaces (EX_SOFTWARE)."""
+
+    exit_code = 70
+
+
+class CantCreateError(RlzooError, OSError):
+    """An output file or directory cannot be created (EX_CANTCREAT)."""
+
+    exit_code = 73
+
+
+class StorageError(RlzooError, OSError):
+    """Writing or reading failed, for example on a full disk (EX_IOERR)."""
+
+    exit_code = 74
+
+
+class LockedError(RlzooError, RuntimeError):
+    """The run directory belongs to a living process (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+@dataclass
+class Counters:
+    """Where a run stands. All clocks count over all envs together and survive a resume."""
+
+    env_steps: int = 0
+    updates: int = 0  # gradient steps (or table updates)
+    episodes: int = 0
+    phase: str = "train"
+
+    def state(self) -> State:
+        return asdict(self)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Step(NamedTuple):
+    """What one step of B envs hands out.
+
+    `next_obs_B` is always the true next observation of the action that was taken, also where an
+    episode ended (never the first one of the next episode). `terminated_B` and `truncated_B` are
+    never merged. The arrays are reused by the next step: copy what must be kept.
+    """
+
+    next_obs_B: np.ndarray
+    reward_B: np.ndarray  # float64
+    terminated_B: np.ndarray  # bool
+    truncated_B: np.ndarray  # bool
+
+
+class VectorEnv(Protocol):
+    """B copies of an env that share a clock. Episodes restart by themselves after a step."""
+
+    num_envs: int
+    observation_space: Any  # of one env
+    action_space: Any  # of one env
+    obs_B: np.ndarray  # what to act on now: after an episode's end the first one of the next
+
+    def step(self, action_B: np.ndarray) -> Step: ...
+    def state(self) -> State: ...
+    def load(self, state: State) -> None: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """What the loop drives. The loop owns *when* (log, evaluate, save, stop), this owns *what*."""
+
+    counters: Counters
+
+    def step(self) -> Metrics:
+        """Do the smallest unit of work between two safe points."""
+
+    def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        """Choose actions for a batch of observations."""
+
+    def done(self) -> bool: ...
+    def state(self) -> State: ...
+    def load(self, state: State) -> None: ...
+
+
+class Episode(NamedTuple):
+    """One finished training episode, as the collector reports it."""
+
+    return_: float  # undiscounted sum of raw rewards
+    length: int  # env steps
