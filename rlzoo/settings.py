@@ -11,11 +11,9 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from rlzoo.types import UsageError
-
-T = TypeVar("T")
 
 
 def setting(
@@ -57,7 +55,7 @@ def plain(settings: Any) -> Any:
     return settings
 
 
-def read(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
+def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:
     """Turn a mapping into the frozen dataclass `cls`, or raise one line that says what is wrong.
 
     Unknown keys name the nearest known one; types, ranges and non-finite numbers are checked.
@@ -65,7 +63,7 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{path or cls.__name__}: got {values!r}, expected a group of settings")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
@@ -110,9 +108,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             raise UsageError(f"{name}: got {value!r}, expected a mapping")
         return dict(value)
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):
-            return value
-        return read(hint, value, name)  # type: ignore[type-var]
+        return value if isinstance(value, typing.cast(type, hint)) else read(hint, value, name)
     return _convert_scalar(hint, value, name)
 
 

@@ -1,6 +1,6 @@
 """Words that every room of the house shares: errors, counters, states and the three contracts.
 
-Shape suffixes used throughout: B batch (or number of envs), T time, N n-step, D features, A actions.
+Shape suffixes used throughout: B batch or number of envs, T time, N n-step, D features, A actions.
 """
 
 from __future__ import annotations
