@@ -106,6 +106,7 @@ class VectorEnv(Protocol):
     observation_space: Any  # of one env
     action_space: Any  # of one env
     obs_B: np.ndarray  # what to act on now: after an episode's end the first one of the next
+    resume_exact: bool  # False once an episode had to be restarted by `load`
 
     def step(self, action_B: np.ndarray) -> Step: ...
     def state(self) -> State: ...
@@ -113,21 +114,50 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Setup:
+    """The parts that a run hands to an algorithm's constructor: `algorithm(config, setup)`.
+
+    `network` and `replay` are settings dataclasses, or None for algorithms that do not list them
+    in their class attribute `needs`.
+    """
+
+    env: VectorEnv
+    seed: int
+    total_env_steps: int
+    network: Any = None
+    replay: Any = None
+    device: str = "cpu"
+    compile: bool = False
+
+
 @runtime_checkable
 class Algorithm(Protocol):
-    """What the loop drives. The loop owns *when* (log, evaluate, save, stop), this owns *what*."""
+    """What the loop drives. The loop owns *when* (log, evaluate, save, stop), this owns *what*.
+
+    The class also has `needs: tuple[str, ...]` (of 'network', 'replay') and a static
+    `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
+    for combinations that cannot work. `pictures()` and `histograms()` are optional.
+    """
 
     counters: Counters
+    env: VectorEnv  # what it trains in; closed by the run
 
     def step(self) -> Metrics:
-        """Do the smallest unit of work between two safe points."""
+        """Do the smallest unit of work between two safe points; its metrics are averaged."""
+
+    def gauges(self) -> dict[str, float]:
+        """Values of the moment for a log line (epsilon, returns of recent episodes, ...)."""
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
-        """Choose actions for a batch of observations."""
+        """Choose actions for a batch of observations. Without `explore` it draws no numbers."""
 
     def done(self) -> bool: ...
     def state(self) -> State: ...
     def load(self, state: State) -> None: ...
+
+    def load_policy(self, state: State) -> None:
+        """Load only what `act` needs from a `state()`."""
 
 
 class Episode(NamedTuple):

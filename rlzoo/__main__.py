@@ -1,0 +1,5 @@
+import sys
+
+from rlzoo.cli import main
+
+sys.exit(main())

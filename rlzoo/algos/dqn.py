@@ -1,0 +1,254 @@
+"""DQN (Mnih et al. 2015), with Double (van Hasselt et al. 2016), Dueling (Wang et al. 2016), n-step
+returns (Sutton 1988) and prioritised replay (Schaul et al. 2016) as flags.
+
+Collect `train_every_env_steps` steps epsilon-greedily, then make `gradient_steps` updates; the
+target network is synchronised by the clock of env steps, during collection. (So with a short
+interval and many gradient steps the target stays frozen over all of a round's updates, as in the
+source of the tuned presets, Stable-Baselines3. Counting gradient steps is another algorithm.)
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlzoo.data.collector import Collector
+from rlzoo.data.prioritized import PrioritizedReplay, make_replay
+from rlzoo.losses.td import double_q_target, q_learning_target, td_loss
+from rlzoo.nets.q_network import QNetwork, numpy_forward
+from rlzoo.nets.update import (
+    GradientStep,
+    load_module,
+    load_optimizer,
+    module_state,
+    optimizer_state,
+)
+from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.settings import setting
+from rlzoo.types import Counters, Metrics, Setup, State, UsageError
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Defaults as in Stable-Baselines3 2.x, which follow Mnih et al. 2015 where they can."""
+
+    name: str = "dqn"
+    gamma: float = setting(0.99, "discount", low=0, high=1)
+    lr: float = setting(1e-4, "Adam's learning rate", above=0)
+    adam_eps: float = setting(1e-8, "Adam's epsilon", above=0)
+    batch_size: int = setting(32, "transitions in an update", low=1)
+    learning_starts_env_steps: int = setting(100, "random actions, no updates before", low=0)
+    train_every_env_steps: int = setting(4, "env steps between rounds of updates", low=1)
+    gradient_steps: int = setting(1, "updates in a round", low=1)
+    target_every_env_steps: int = setting(10_000, "env steps between target updates", low=1)
+    tau: float = setting(1.0, "share of the network that a target update copies", above=0, high=1)
+    epsilon_start: float = setting(1.0, "chance of a random action at first", low=0, high=1)
+    epsilon_final: float = setting(0.05, "... and after the decay", low=0, high=1)
+    epsilon_fraction: float = setting(0.1, "share of the run that the decay takes", low=0, high=1)
+    max_grad_norm: float | None = setting(10.0, "gradients are clipped to this norm", above=0)
+    loss: Literal["huber", "squared"] = setting("huber", "of the TD error; huber is smooth L1")
+    double: bool = setting(False, "the online network chooses, the target network values")
+    dueling: bool = setting(False, "separate heads for state value and advantages")
+    n_step: int = setting(1, "rewards summed before bootstrapping", low=1, high=100)
+
+
+class DQN:
+    needs = ("network", "replay")
+
+    def __init__(self, config: DQNConfig, setup: Setup) -> None:
+        self.config, self.setup = config, setup
+        self.env = env = setup.env
+        self.counters = Counters()
+        self.num_actions = int(env.action_space.n)
+        self.first_action = int(env.action_space.start)
+        with torch_seed(setup.seed, "network"):
+            self.q = QNetwork(
+                env.observation_space, self.num_actions, setup.network, dueling=config.dueling
+            ).to(setup.device)
+        self.target_q = copy.deepcopy(self.q).requires_grad_(False)
+        self.q_values = numpy_forward(self.q)  # follows the network's updates
+        self.optimizer = torch.optim.Adam(
+            self.q.parameters(), lr=config.lr, eps=config.adam_eps, fused=True
+        )
+        self.update = GradientStep(
+            self.q.parameters(),
+            self.optimizer,
+            self.loss,
+            max_grad_norm=config.max_grad_norm,
+            compile=setup.compile,
+        )
+        self.replay = make_replay(
+            setup.replay, env.observation_space, env.action_space, env.num_envs
+        )
+        self.collector = Collector(env, self.replay.add)
+        self.explore_rng = numpy_generator(setup.seed, "exploration")
+        self.replay_rng = numpy_generator(setup.seed, "replay")
+        self.next_target_sync = config.target_every_env_steps
+        self.learn_seconds = 0.0
+
+    @staticmethod
+    def check(run: Any) -> None:
+        algo, replay = run.algo, run.replay
+        if algo.batch_size > replay.capacity:
+            raise UsageError(
+                f"algo.batch_size: got {algo.batch_size}, expected at most "
+                f"replay.capacity={replay.capacity}"
+            )
+        if algo.learning_starts_env_steps > replay.capacity:
+            raise UsageError(
+                f"algo.learning_starts_env_steps: got {algo.learning_starts_env_steps}, expected "
+                f"at most replay.capacity={replay.capacity}: the first ones would be lost"
+            )
+        if algo.train_every_env_steps % run.env.num_envs:
+            raise UsageError(
+                f"algo.train_every_env_steps: got {algo.train_every_env_steps}, expected a "
+                f"multiple of env.num_envs={run.env.num_envs}"
+            )
+
+    @staticmethod
+    def check_spaces(config: DQNConfig, observation_space: spaces.Space, action_space: Any) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise UsageError(
+                f"algo=dqn: got actions {action_space}, expected Discrete: DQN takes the best of "
+                "finitely many actions; choose an env with discrete actions"
+            )
+
+    def loss(
+        self,
+        obs_B: torch.Tensor,
+        action_B: torch.Tensor,
+        return_B: torch.Tensor,
+        discount_B: torch.Tensor,
+        next_obs_B: torch.Tensor,
+        weight_B: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """The loss of a batch, the TD errors [B] and the mean Q value of the actions taken.
+
+        Mnih et al. 2015, equation 2; `discount_B` is gamma^n, and 0 where the episode terminated.
+        """
+        with torch.no_grad():
+            next_q_BA = self.target_q(next_obs_B)
+            if self.config.double:
+                selector_BA = self.q(next_obs_B)
+                target_B = double_q_target(return_B, discount_B, next_q_BA, selector_BA)
+            else:
+                target_B = q_learning_target(return_B, discount_B, next_q_BA)
+        q_B = self.q(obs_B).gather(1, action_B.unsqueeze(1)).squeeze(1)
+        loss = td_loss(q_B, target_B, weight_B, kind=self.config.loss)
+        return loss, target_B - q_B, q_B.mean()
+
+    def epsilon(self) -> float:
+        config = self.config
+        if self.counters.env_steps < config.learning_starts_env_steps:
+            return 1.0
+        decay_env_steps = config.epsilon_fraction * self.setup.total_env_steps
+        share = min(1.0, self.counters.env_steps / decay_env_steps) if decay_env_steps else 1.0
+        return config.epsilon_start + share * (config.epsilon_final - config.epsilon_start)
+
+    def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        """Greedy actions, or epsilon-greedy ones with a draw for each env."""
+        if not explore:
+            return self.q_values(obs_B).argmax(axis=1) + self.first_action
+        explore_B = self.explore_rng.random(len(obs_B)) < self.epsilon()
+        random_B = self.explore_rng.integers(self.num_actions, size=len(obs_B))
+        if explore_B.all():
+            return random_B + self.first_action
+        greedy_B = self.q_values(obs_B).argmax(axis=1)
+        return np.where(explore_B, random_B, greedy_B) + self.first_action
+
+    def step(self) -> Metrics:
+        """Collect `train_every_env_steps`, then make the updates that are due."""
+        for _ in range(self.config.train_every_env_steps // self.env.num_envs):
+            self.collector.step(self._explore)
+            self.counters.env_steps += self.env.num_envs
+            if self.counters.env_steps >= self.next_target_sync:
+                self._synchronise_target()
+        self.counters.episodes = self.collector.statistics.episodes
+        if self.counters.env_steps <= self.config.learning_starts_env_steps:
+            return {}
+        return self._learn()
+
+    def _explore(self, obs_B: np.ndarray) -> np.ndarray:
+        return self.act(obs_B, explore=True)
+
+    def _synchronise_target(self) -> None:
+        self.next_target_sync += self.config.target_every_env_steps
+        with torch.no_grad():
+            pairs = zip(self.target_q.parameters(), self.q.parameters(), strict=True)
+            for target, online in pairs:
+                target.lerp_(online, self.config.tau)
+
+    def _learn(self) -> Metrics:
+        """`gradient_steps` updates on minibatches that are drawn from the buffer as it is now."""
+        start = time.perf_counter()
+        for _ in range(self.config.gradient_steps):
+            batch = self._sample()
+            loss, grad_norm, error_B, q_mean = self.update(*batch[:5], batch.weight_B)
+            if isinstance(self.replay, PrioritizedReplay):
+                self.replay.update_priorities(batch.index_B, error_B.numpy())
+            self.counters.updates += 1
+        self.learn_seconds += time.perf_counter() - start
+        return {"train/loss": loss, "train/q_mean": q_mean, "train/grad_norm": grad_norm}
+
+    def _sample(self) -> Any:
+        config = self.config
+        arguments = (config.batch_size, self.replay_rng)
+        if isinstance(self.replay, PrioritizedReplay):
+            progress = self.counters.env_steps / self.setup.total_env_steps
+            return self.replay.sample(
+                *arguments, n_step=config.n_step, gamma=config.gamma, progress=progress
+            )
+        return self.replay.sample(*arguments, n_step=config.n_step, gamma=config.gamma)
+
+    def gauges(self) -> dict[str, float]:
+        seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}
+        self.learn_seconds = 0.0
+        return {
+            "train/epsilon": self.epsilon(),
+            "train/updates": float(self.counters.updates),
+            "train/replay_transitions": float(len(self.replay)),
+            **self.collector.statistics.gauges(),
+            **seconds,
+        }
+
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Parameters by name, and the Q values of what the training envs show now."""
+        named = self.q.named_parameters()
+        weights = {f"parameters/{name}": p.detach().cpu().numpy() for name, p in named}
+        return {**weights, "q_values": self.q_values(self.env.obs_B)}
+
+    def done(self) -> bool:
+        return self.counters.env_steps >= self.setup.total_env_steps
+
+    def state(self) -> State:
+        return {
+            "counters": self.counters.state(),
+            "next_target_sync": self.next_target_sync,
+            "q": module_state(self.q),
+            "target_q": module_state(self.target_q),
+            "optimizer": optimizer_state(self.optimizer),
+            "explore_rng": generator_state(self.explore_rng),
+            "replay_rng": generator_state(self.replay_rng),
+            "replay": self.replay.state(),
+            "collector": self.collector.state(),
+        }
+
+    def load(self, state: State) -> None:
+        self.counters.load(state["counters"])
+        self.next_target_sync = state["next_target_sync"]
+        load_module(self.q, state["q"])
+        load_module(self.target_q, state["target_q"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        load_generator(self.explore_rng, state["explore_rng"])
+        load_generator(self.replay_rng, state["replay_rng"])
+        self.replay.load(state["replay"])
+        self.collector.load(state["collector"])
+
+    def load_policy(self, state: State) -> None:
+        load_module(self.q, state["q"])

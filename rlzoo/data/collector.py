@@ -1,0 +1,99 @@
+"""Stepping a vector env with a policy, and what is known about the episodes so far."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from rlzoo.types import Episode, State, Step, VectorEnv
+
+RECENT_EPISODES = 100  # the window of rollout/return_mean, as in most published curves
+
+
+class EpisodeStatistics:
+    """Returns and lengths of training episodes: those running, and the most recent finished."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.returns = [0.0] * num_envs
+        self.lengths = [0] * num_envs
+        self.episodes = 0
+        self.recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
+
+    def add_one(self, index: int, reward: float, ended: bool) -> None:
+        self.returns[index] += reward
+        self.lengths[index] += 1
+        if ended:
+            self.recent.append(Episode(self.returns[index], self.lengths[index]))
+            self.episodes += 1
+            self.returns[index], self.lengths[index] = 0.0, 0
+
+    def add(self, step: Step) -> None:
+        ended_B = (step.terminated_B | step.truncated_B).tolist()
+        for index, (reward, ended) in enumerate(zip(step.reward_B.tolist(), ended_B, strict=True)):
+            self.add_one(index, reward, ended)
+
+    def gauges(self) -> dict[str, float]:
+        gauges = {"rollout/episodes": float(self.episodes)}
+        if self.recent:
+            return_mean, length_mean = np.mean(self.recent, axis=0)
+            gauges["rollout/return_mean"] = float(return_mean)
+            gauges["rollout/length_mean_env_steps"] = float(length_mean)
+        return gauges
+
+    def state(self) -> State:
+        return {
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "episodes": self.episodes,
+            "recent": [list(episode) for episode in self.recent],
+        }
+
+    def load(self, state: State) -> None:
+        self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
+        self.episodes = state["episodes"]
+        self.recent = deque((Episode(*e) for e in state["recent"]), maxlen=RECENT_EPISODES)
+
+
+class Collector:
+    """Acts in a vector env and hands each step on. Keeps episode statistics and the time it took.
+
+    `policy(obs_B) -> action_B` chooses, `store(obs_B, action_B, step)` keeps. The arrays handed
+    to `store` are only valid during the call.
+    """
+
+    def __init__(
+        self, env: VectorEnv, store: Callable[[np.ndarray, np.ndarray, Step], None]
+    ) -> None:
+        self.env = env
+        self.store = store
+        self.statistics = EpisodeStatistics(env.num_envs)
+        self.act_seconds = 0.0
+        self.env_seconds = 0.0
+
+    def step(self, policy: Callable[[np.ndarray], np.ndarray]) -> None:
+        """One step of each env."""
+        start = time.perf_counter()
+        obs_B = self.env.obs_B.copy()  # the env writes the next one into the same array
+        action_B = policy(obs_B)
+        acted = time.perf_counter()
+        step = self.env.step(action_B)
+        self.store(obs_B, action_B, step)
+        self.statistics.add(step)
+        self.act_seconds += acted - start
+        self.env_seconds += time.perf_counter() - acted
+
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds spent acting and stepping since the last call."""
+        taken = {"time/act_seconds": self.act_seconds, "time/env_seconds": self.env_seconds}
+        self.act_seconds = self.env_seconds = 0.0
+        return taken
+
+    def state(self) -> State:
+        return {"env": self.env.state(), "statistics": self.statistics.state()}
+
+    def load(self, state: State) -> None:
+        self.env.load(state["env"])
+        self.statistics.load(state["statistics"])

@@ -1,0 +1,101 @@
+"""Names to classes, by kind, loaded only when asked for.
+
+An entry is the text 'module:attribute', so listing and spelling checks never import torch. A
+plug-in (a module named in `plugins=[...]` or by an entry point of the group `rlzoo.plugins`) calls
+`register` when it is imported; see docs/extending.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlzoo.settings import nearest
+from rlzoo.types import UsageError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a registered class and its settings dataclass live ('module:attribute' each)."""
+
+    target: str
+    config: str
+
+
+_ENTRIES: dict[str, dict[str, Entry]] = {
+    "algo": {
+        "q_learning": Entry("rlzoo.algos.tabular:QLearning", "rlzoo.algos.tabular:QLearningConfig"),
+        "sarsa": Entry("rlzoo.algos.tabular:Sarsa", "rlzoo.algos.tabular:SarsaConfig"),
+        "dqn": Entry("rlzoo.algos.dqn:DQN", "rlzoo.algos.dqn:DQNConfig"),
+    },
+    "network": {
+        "mlp": Entry("rlzoo.nets.mlp:MLP", "rlzoo.nets.mlp:NetworkConfig"),
+        "nature_cnn": Entry("rlzoo.nets.cnn:NatureCNN", "rlzoo.nets.mlp:NetworkConfig"),
+    },
+    "replay": {
+        "uniform": Entry("rlzoo.data.replay:Replay", "rlzoo.data.replay:ReplayConfig"),
+        "prioritized": Entry(
+            "rlzoo.data.prioritized:PrioritizedReplay", "rlzoo.data.replay:ReplayConfig"
+        ),
+    },
+}
+
+# Folders with config groups that plug-ins brought along (a `conf` folder beside their module).
+plugin_conf_dirs: list[Path] = []
+
+
+def register(kind: str, name: str, target: str, config: str) -> None:
+    """Add a class to a kind; both arguments are 'module:attribute'. Called by plug-ins on import.
+
+    Registering the same entry twice is harmless; taking another's name is a UsageError.
+    """
+    entry = Entry(target, config)
+    known = _ENTRIES.setdefault(kind, {}).setdefault(name, entry)
+    if known != entry:
+        raise UsageError(f"{kind} '{name}' is already registered as {known.target}, got {target}")
+
+
+def names(kind: str) -> list[str]:
+    return sorted(_ENTRIES.get(kind, {}))
+
+
+def get(kind: str, name: str) -> tuple[type, type]:
+    """The class and the settings dataclass of a registered name."""
+    if name not in _ENTRIES.get(kind, {}):
+        raise UsageError(
+            f"unknown {kind} '{name}'.{nearest(name, names(kind))} Known: {', '.join(names(kind))}"
+        )
+    entry = _ENTRIES[kind][name]
+    return _load(entry.target), _load(entry.config)
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import plug-in modules: those named, and those installed as entry points."""
+    for point in importlib.metadata.entry_points(group="rlzoo.plugins"):
+        _import_plugin(point.module)
+    for module in modules:
+        _import_plugin(module)
+
+
+def _import_plugin(module: str) -> None:
+    # A plug-in in the current directory is found also when rlzoo runs as a console script.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"plugins: cannot import '{module}': {error}") from error
+    conf = Path(loaded.__file__ or "").parent / "conf"
+    if conf.is_dir() and conf not in plugin_conf_dirs:
+        plugin_conf_dirs.append(conf)

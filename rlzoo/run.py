@@ -1,0 +1,204 @@
+"""One run from its configuration to its result: build, restore, loop, test."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlzoo import config as configuration
+from rlzoo import registry
+from rlzoo.config import RunConfig
+from rlzoo.envs.make import make_env, make_vector
+from rlzoo.evaluate import Evaluation, Stopped, evaluate, record_episode
+from rlzoo.io import checkpoint
+from rlzoo.io.logger import Logger
+from rlzoo.io.run_dir import RunDir
+from rlzoo.loop import Hooks, Loop
+from rlzoo.progress import Progress
+from rlzoo.seeding import SELECT, TEST
+from rlzoo.types import Algorithm, NonFiniteError, Setup
+
+
+def note(line: str) -> None:
+    """A line for the person at the terminal; results go to stdout, everything else here."""
+    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
+
+
+def check_spaces(config: RunConfig) -> None:
+    """Refuse (UsageError) an algorithm that cannot work in this env's spaces."""
+    env = make_env(config.env)
+    try:
+        algorithm_class: Any = registry.get("algo", config.algo.name)[0]
+        algorithm_class.check_spaces(config.algo, env.observation_space, env.action_space)
+    finally:
+        env.close()
+
+
+def build(config: RunConfig) -> Algorithm:
+    """The algorithm of a configuration with its envs, networks and buffers, ready to `step`."""
+    check_spaces(config)
+    torch.set_num_threads(config.threads)
+    setup = Setup(
+        env=make_vector(config.env, run_seed=config.seed),
+        seed=config.seed,
+        total_env_steps=config.total_env_steps,
+        network=config.network,
+        replay=config.replay,
+        device=config.device,
+        compile=config.compile,
+    )
+    algorithm: Algorithm = registry.get("algo", config.algo.name)[0](config.algo, setup)
+    return algorithm
+
+
+class Run:
+    """A run directory with the algorithm that lives in it, restored if it has a checkpoint."""
+
+    def __init__(self, config: RunConfig, directory: RunDir, stop: Callable[[], bool]) -> None:
+        self.config, self.directory, self.stop = config, directory, stop
+        self.best_return: float | None = None
+        self.loop = Loop(
+            config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
+        )
+        found = checkpoint.newest(directory.checkpoints, note)
+        self.algorithm = build(config)
+        self.logger = Logger(
+            directory.path,
+            config.logger,
+            resume_at=found[1]["logger"] if found else None,
+            warn=note,
+        )
+        if found:
+            path, state = found
+            self.algorithm.load(state["algorithm"])
+            self.loop.load(state["loop"])
+            self.best_return = state["best_return"]
+            note(f"resumed {path.name}, env step {self.algorithm.counters.env_steps:,}")
+        else:
+            self.logger.text("config", f"```yaml\n{configuration.to_yaml(config)}```")
+            self.logger.hparams(configuration.flat(config))
+
+    def train(self) -> str:
+        """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
+        progress = Progress(self.config.total_env_steps, self.algorithm.counters.env_steps)
+
+        def log(env_steps: int, metrics: dict[str, float]) -> None:
+            self.logger.scalars(env_steps, metrics)
+            progress.show(metrics)
+
+        hooks = Hooks(log, self.evaluate, self.save, self.stop, progress.update)
+        status = "failed"
+        try:
+            with progress:
+                status = self.loop.run(self.algorithm, hooks)
+            if status == "finished":
+                status = self._final_test()
+        except NonFiniteError as error:
+            self._save_diagnostics(error)
+            raise
+        finally:
+            if status != "stopped":
+                self.logger.session_end("success" if status == "finished" else "failure")
+            self.logger.close()
+            self.directory.set_status(
+                status,
+                env_steps=self.algorithm.counters.env_steps,
+                resume_exact=self.algorithm.env.resume_exact,
+            )
+            self.algorithm.env.close()
+        return status
+
+    def save(self, env_steps: int) -> None:
+        state = {
+            "algorithm": self.algorithm.state(),
+            "loop": self.loop.state(),
+            "logger": self.logger.state(),
+            "best_return": self.best_return,
+        }
+        keep = self.config.keep_checkpoints
+        checkpoint.save(self.directory.checkpoints, env_steps, state, keep_last=keep)
+
+    def evaluate(self, env_steps: int) -> bool:
+        """Greedy episodes on the selection seeds; the best checkpoint so far is marked."""
+        try:
+            result = self.play_episodes(self.config.eval.episodes, SELECT)
+        except Stopped:
+            return False
+        metrics = {
+            "eval/return_mean": result.mean,
+            "eval/return_std": result.std,
+            "eval/length_mean_env_steps": float(np.mean(result.lengths)),
+        }
+        self.logger.scalars(env_steps, metrics)
+        self._show(env_steps)
+        if self.best_return is None or result.mean > self.best_return:
+            self.best_return = result.mean
+            self.save(env_steps)
+            checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(env_steps))
+        return True
+
+    def play_episodes(self, episodes: int, purpose: str) -> Evaluation:
+        return evaluate(
+            self.algorithm.act,
+            self.config.env,
+            episodes=episodes,
+            num_envs=self.config.eval.num_envs,
+            run_seed=self.config.seed,
+            purpose=purpose,
+            stop=self.stop,
+        )
+
+    def _show(self, env_steps: int) -> None:
+        """Histograms, pictures and a film of a greedy episode, where the algorithm has them."""
+        if self.config.logger.histograms and hasattr(self.algorithm, "histograms"):
+            for name, array in self.algorithm.histograms().items():
+                self.logger.histogram(env_steps, name, array)
+        if hasattr(self.algorithm, "pictures"):
+            for name, pixels_HWC in self.algorithm.pictures().items():
+                self.logger.image(env_steps, name, pixels_HWC)
+        if self.config.eval.video:
+            frames, fps, _ = record_episode(
+                self.algorithm.act, self.config.env, run_seed=self.config.seed, purpose=SELECT
+            )
+            self.logger.video(env_steps, "eval/episode", frames, fps)
+
+    def _final_test(self) -> str:
+        """Test the last and the best policy on seeds that neither training nor selection saw."""
+        results = {}
+        try:
+            results["last"] = self.play_episodes(self.config.eval.test_episodes, TEST)
+            best = checkpoint.best(self.directory.checkpoints)
+            if best is not None:
+                self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
+                results["best"] = self.play_episodes(self.config.eval.test_episodes, TEST)
+        except Stopped:
+            return "stopped"
+        self.directory.write_json(
+            "result.json",
+            {
+                "env_steps": self.algorithm.counters.env_steps,
+                "elapsed_seconds": self.loop.clock.elapsed_seconds,
+                "resume_exact": self.algorithm.env.resume_exact,
+                "test": {which: result.to_json() for which, result in results.items()},
+            },
+        )
+        for which, result in results.items():
+            print(f"{which} policy, {result.describe()}")
+        return "finished"
+
+    def _save_diagnostics(self, error: NonFiniteError) -> None:
+        self.directory.write_json(
+            "diagnostics.json",
+            {
+                "error": str(error),
+                "counters": self.algorithm.counters.state(),
+                "window": self.loop.window.state(),
+                "trace": traceback.format_exc().splitlines(),
+            },
+        )
+        note(f"wrote {self.directory.path / 'diagnostics.json'}; checkpoints are left as they are")
