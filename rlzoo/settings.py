@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -69,7 +70,7 @@ def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:
         if key not in fields:
             full = f"{path}.{key}" if path else str(key)
             raise UsageError(
-                f"unknown setting '{full}'.{nearest(str(key), fields)} "
+                f"unknown setting {full!r}.{nearest(str(key), fields)} "
                 f"Known here: {', '.join(sorted(fields))}"
             )
     arguments = {}
@@ -84,75 +85,102 @@ def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    origin = get_origin(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
+        _refuse_interpolation(value, name)
         return value
-    if origin in (Union, types.UnionType):
-        options = get_args(hint)
-        if value is None and type(None) in options:
+    if origin in (Union, types.UnionType):  # of one type and None
+        if value is None and type(None) in arguments:
             return None
-        return _convert(next(o for o in options if o is not type(None)), value, name)
+        return _convert(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:
-        if value in get_args(hint):
-            return value
-        choices = [str(c) for c in get_args(hint)]
+        for choice in arguments:
+            if choice == value and type(choice) is type(value):
+                return choice
+        choices = [str(c) for c in arguments]
         hinted = nearest(str(value), choices)
         raise UsageError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.{hinted}")
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UsageError(f"{name}: got {value!r}, expected a list such as [64,64]")
-        item = get_args(hint)[0]
-        return tuple(_convert(item, v, f"{name}[{i}]") for i, v in enumerate(value))
+        return _convert_tuple(arguments, value, name)
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise UsageError(f"{name}: got {value!r}, expected a mapping")
+        _refuse_interpolation(value, name)
         return dict(value)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, typing.cast(type, hint)) else read(hint, value, name)
     return _convert_scalar(hint, value, name)
 
 
+def _convert_tuple(items: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{name}: got {value!r}, expected a list such as [64,64]")
+    if items[-1] is Ellipsis:
+        items = items[:1] * len(value)
+    if len(value) != len(items):
+        raise UsageError(f"{name}: got {list(value)}, expected a list of {len(items)}")
+    return tuple(_convert(items[i], item, f"{name}[{i}]") for i, item in enumerate(value))
+
+
 def _convert_scalar(hint: type, value: Any, name: str) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and is_number and float(value).is_integer():
-        return int(value)
-    if hint is float and (is_number or _is_number(value)):
-        number = float(value)
-        if not math.isfinite(number):
-            raise UsageError(f"{name}: got {value}, expected a finite number")
-        return number
     if hint is str and isinstance(value, str):
-        if "${" in value:
-            raise UsageError(f"{name}: got {value!r}, expected plain text without '${{'")
+        _refuse_interpolation(value, name)
         return value
+    if hint in (int, float):
+        number = _number(value)
+        if hint is float and number is not None:
+            if not math.isfinite(number):
+                raise UsageError(f"{name}: got {value}, expected a finite number")
+            return number
+        if hint is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if hint is int and number is not None and number.is_integer():
+            return int(number)
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     raise UsageError(f"{name}: got {value!r}, expected {words[hint]}")
 
 
-def _is_number(value: Any) -> bool:
-    # YAML 1.1 reads 1e-3 (no dot) as text.
-    if not isinstance(value, str):
-        return False
+def _number(value: Any) -> float | None:
+    """The value as a float (infinite where it is too large), or None if it is no number."""
+    # Text too: YAML 1.1 takes 1e-3 (no dot) for text.
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        float(value)
+        return float(value)
     except ValueError:
-        return False
-    return True
+        return None
+    except OverflowError:
+        return math.inf
 
 
-def _check_range(value: Any, limits: Mapping[str, Any], name: str) -> None:
+def _refuse_interpolation(value: Any, name: str) -> None:
+    """Nothing reads '${...}' today; refused, it stays inert whatever reads config.yaml tomorrow."""
+    if isinstance(value, str) and "${" in value:
+        raise UsageError(f"{name}: got {value!r}, expected plain text without '${{'")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_interpolation(key, name)
+            _refuse_interpolation(item, f"{name}[{key!r}]")
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _refuse_interpolation(item, f"{name}[{i}]")
+
+
+_LIMITS = {
+    "low": (operator.ge, ">="),
+    "high": (operator.le, "<="),
+    "above": (operator.gt, ">"),
+    "below": (operator.lt, "<"),
+}
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
+    limits = {word: metadata[word] for word in _LIMITS if word in metadata}
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, bool) or not isinstance(item, int | float):
             continue
-        fits = (
-            item >= limits.get("low", -math.inf)
-            and item <= limits.get("high", math.inf)
-            and item > limits.get("above", -math.inf)
-            and item < limits.get("below", math.inf)
-        )
-        if not fits:
-            signs = {"low": ">=", "high": "<=", "above": ">", "below": "<"}
-            wanted = " and ".join(f"{signs[k]} {limits[k]:g}" for k in signs if k in limits)
+        if not all(_LIMITS[word][0](item, limit) for word, limit in limits.items()):
+            wanted = " and ".join(f"{_LIMITS[word][1]} {limits[word]}" for word in limits)
             raise UsageError(f"{name}: got {item}, expected {wanted}")
