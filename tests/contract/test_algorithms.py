@@ -1,0 +1,233 @@
+"""What every registered algorithm must do, written once. A new one is tested without a new line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlzoo import config as configuration
+from rlzoo import registry
+from rlzoo.config import RunConfig
+from rlzoo.evaluate import Stopped
+from rlzoo.io import checkpoint
+from rlzoo.io.run_dir import RunDir
+from rlzoo.run import Run, build, check_spaces
+from rlzoo.types import Algorithm, NonFiniteError, UsageError
+
+ALGORITHMS = registry.names("algo")
+VARIANTS = [
+    *((name, ()) for name in ALGORITHMS),
+    ("q_learning", ("algo.double=true", "env.num_envs=3")),
+    ("q_learning", ("algo.expected=true", "algo.alpha_exponent=0.6")),
+    ("sarsa", ("env.num_envs=2",)),
+    ("dqn", ("algo.double=true", "algo.dueling=true", "algo.n_step=3", "env.num_envs=2")),
+    ("dqn", ("replay=prioritized", "algo.n_step=2", "replay.capacity=150")),
+]
+IDS = ["-".join((name, *extra)) for name, extra in VARIANTS]
+
+
+def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> RunConfig:
+    """A run of a second in the first env whose spaces the algorithm takes."""
+    for env in ("frozenlake", "cartpole", "lunarlander_continuous"):
+        words = [f"algo={algo}", f"env={env}", "experiment=none", "debug=tiny", "seed=3", *extra]
+        words += ["logger.tensorboard=false", "eval.video=false"]
+        if output is not None:
+            words.append(f"output_dir={output}")
+        config = configuration.compose(words)
+        try:
+            check_spaces(config)
+        except UsageError:
+            continue
+        return config
+    raise AssertionError(f"no env fits {algo}")
+
+
+def fingerprint(tree: Any) -> str:
+    """sha256 of a state: every array's bytes, dtype and shape, every number, every key."""
+    digest = hashlib.sha256()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            for key in sorted(node):
+                digest.update(f"<{key}>".encode())
+                walk(node[key])
+        elif isinstance(node, list | tuple):
+            for item in node:
+                walk(item)
+        elif hasattr(node, "shape"):
+            array = np.asarray(node)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        else:
+            digest.update(repr(node).encode())
+
+    walk(tree)
+    return digest.hexdigest()
+
+
+def metrics_without_times(directory: RunDir) -> list[dict[str, float]]:
+    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
+
+
+def never() -> bool:
+    return False
+
+
+class StopAt:
+    """Asks the run to stop at its n-th poll, wherever that is (training or evaluation)."""
+
+    def __init__(self, polls: int) -> None:
+        self.left = polls
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def start(config: RunConfig, root: Path, stop: Callable[[], bool] = never) -> tuple[Run, str]:
+    directory = RunDir.claim_at(root)
+    directory.write_text("config.yaml", configuration.to_yaml(config))
+    run = Run(config, directory, stop)
+    return run, run.train()
+
+
+def outcome(run: Run) -> tuple[str, str, Any, dict[str, Any]]:
+    """What two equal runs have in common: last state, loop, metrics, test results."""
+    found = checkpoint.newest(run.directory.checkpoints, pytest.fail)
+    assert found is not None
+    state = found[1]
+    loop = {k: v for k, v in state["loop"].items() if k != "elapsed_seconds"}
+    result = json.loads((run.directory.path / "result.json").read_text())
+    return (
+        fingerprint(state["algorithm"]),
+        fingerprint([loop, state["best_return"]]),
+        metrics_without_times(run.directory),
+        result["test"],
+    )
+
+
+@pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
+def test_same_seed_same_everything_other_seed_other(algo, extra, tmp_path):
+    one, _ = start(tiny(algo, extra), tmp_path / "one")
+    two, _ = start(tiny(algo, extra), tmp_path / "two")
+    other, _ = start(tiny(algo, (*extra, "seed=4")), tmp_path / "other")
+    assert outcome(one) == outcome(two)
+    assert outcome(one)[0] != outcome(other)[0]
+
+
+@pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
+def test_stopped_and_resumed_equals_straight(algo, extra, tmp_path):
+    config = tiny(algo, extra)
+    straight, _ = start(config, tmp_path / "straight")
+    polls = StopAt(10**9)
+    start(config, tmp_path / "count", polls)
+    total = 10**9 - polls.left
+    for share in (0.1, 0.45, 0.8):  # in training, and in evaluations too
+        stops = 0
+        run, status = start(config, tmp_path / f"{share}", StopAt(max(2, int(share * total))))
+        while status == "stopped":
+            stops += 1
+            run = Run(config, run.directory, never if stops > 1 else StopAt(int(0.3 * total)))
+            status = run.train()
+        assert stops >= 1
+        assert outcome(run) == outcome(straight)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_interrupted_evaluation_is_done_again(algo, tmp_path, monkeypatch):
+    config = tiny(algo)
+    straight, _ = start(config, tmp_path / "straight")
+    asked = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        asked.append(1)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlzoo.run.evaluate", interrupted)
+        run, status = start(config, tmp_path / "stopped", lambda: bool(asked))
+    assert status == "stopped"
+    assert not any("eval/return_mean" in row for row in metrics_without_times(run.directory))
+    run = Run(config, run.directory, never)
+    assert run.train() == "finished"
+    assert outcome(run) == outcome(straight)
+
+
+@pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
+def test_greedy_actions_draw_no_random_numbers(algo, extra):
+    algorithm = warmed_up(tiny(algo, extra))
+    obs_B = algorithm.env.obs_B.copy()
+    before = fingerprint(algorithm.state())
+    first = algorithm.act(obs_B, explore=False)
+    assert np.array_equal(first, algorithm.act(obs_B, explore=False))
+    assert len(first) == len(obs_B)
+    assert all(algorithm.env.action_space.contains(action) for action in first)
+    assert all(a in algorithm.env.action_space for a in algorithm.act(obs_B, explore=True))
+    assert fingerprint(algorithm.state()) != before  # exploring does draw
+    algorithm.env.close()
+
+
+@pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
+def test_policy_of_a_state_acts_the_same(algo, extra):
+    config = tiny(algo, extra)
+    trained, fresh = warmed_up(config), build(config)
+    fresh.load_policy(trained.state())
+    obs_B = np.stack([trained.env.obs_B[0]] * 3)
+    wanted = trained.act(obs_B, explore=False)
+    assert np.array_equal(fresh.act(obs_B, explore=False), wanted)
+    trained.env.close()
+    fresh.env.close()
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_protocol_and_settings(algo):
+    config = tiny(algo)
+    algorithm = build(config)
+    assert isinstance(algorithm, Algorithm)
+    assert type(config.algo)().name == algo, "the settings' default name is the registry's"
+    again = configuration.from_mapping(configuration.plain(config))
+    assert again == config
+    algorithm.env.close()
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_nan_stops_before_parameters_change(algo, tmp_path, monkeypatch):
+    config = tiny(algo)
+    run, _ = start(config, tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in run.directory.checkpoints.rglob("*") if p.is_file()}
+    longer = configuration.with_overrides(configuration.plain(config), ["total_env_steps=900"])[0]
+    run = Run(longer, run.directory, never)
+    policy = fingerprint(policy_of(run.algorithm))
+    plant_nan(run.algorithm, monkeypatch)
+    with pytest.raises(NonFiniteError):
+        run.train()
+    assert fingerprint(policy_of(run.algorithm)) == policy
+    after = {p.name: p.read_bytes() for p in run.directory.checkpoints.rglob("*") if p.is_file()}
+    assert after == before, "the last good checkpoint is untouched"
+    diagnostics = json.loads((run.directory.path / "diagnostics.json").read_text())
+    assert diagnostics["error"]
+
+
+def policy_of(algorithm: Algorithm) -> Any:
+    state = algorithm.state()
+    return [state[key] for key in ("tables", "q", "target_q", "optimizer") if key in state]
+
+
+def plant_nan(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN that the env's own checks cannot see: in the discount, so in every target."""
+    object.__setattr__(algorithm.config, "gamma", float("nan"))  # type: ignore[attr-defined]
+
+
+def warmed_up(config: RunConfig) -> Algorithm:
+    algorithm = build(config)
+    while algorithm.counters.env_steps < 200:
+        algorithm.step()
+    return algorithm
