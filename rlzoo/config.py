@@ -74,7 +74,7 @@ class Override:
     key: str
     value: Any
     is_group: bool
-    text: str  # as it is handed to Hydra
+    text: str  # as it is handed to Hydra; empty for experiment=none and debug=none
     is_sweep: bool = False
 
 
@@ -109,18 +109,16 @@ def _check_override(word: str, parsed: Any, known: Mapping[str, list[str]]) -> O
     is_sweep = parsed.is_sweep_override()
     if key not in known:
         return Override(key, parsed.value(), False, "++" + text, is_sweep)
-    may_be_none = key not in ("algo", "env")
+    may_be_none = key in ("experiment", "debug")
     for choice in (job.split("=", 1)[1] for job in _expand(parsed)):
-        if choice not in known[key] and not (may_be_none and choice in ("none", "null")):
+        if choice not in known[key] and not (may_be_none and choice == "none"):
             hint = " Any gymnasium id: env=gym env.id=NAME." if key == "env" else ""
             raise UsageError(
                 f"unknown {key} '{choice}'.{nearest(choice, known[key])}{hint} "
                 f"Known: {', '.join(known[key])}"
             )
-    if text.endswith("=none"):
-        text = f"{key}=null"
-    value = "none" if text.endswith("=null") else text.split("=", 1)[1]
-    return Override(key, value, True, text, is_sweep)
+    value = text.split("=", 1)[1]
+    return Override(key, value, True, "" if value == "none" else text, is_sweep)
 
 
 def _plugins_named_in(words: Sequence[str]) -> list[str]:
@@ -153,7 +151,7 @@ def compose(words: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         if override.is_sweep:
             raise UsageError(f"'{override.text.lstrip('+')}' is a sweep: put -m before it")
-    texts = [override.text for override in overrides]
+    texts = [override.text for override in overrides if override.text]
     preset = _tuned_preset(overrides)
     if preset:
         texts.append(f"experiment={preset}")

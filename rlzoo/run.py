@@ -135,7 +135,8 @@ class Run:
             "eval/length_mean_env_steps": float(np.mean(result.lengths)),
         }
         self.logger.scalars(env_steps, metrics)
-        self._show(env_steps)
+        if self.config.logger.tensorboard:
+            self._show(env_steps)
         if self.best_return is None or result.mean > self.best_return:
             self.best_return = result.mean
             self.save(env_steps)
@@ -158,9 +159,12 @@ class Run:
         if self.config.logger.histograms and hasattr(self.algorithm, "histograms"):
             for name, array in self.algorithm.histograms().items():
                 self.logger.histogram(env_steps, name, array)
-        if hasattr(self.algorithm, "pictures"):
-            for name, pixels_HWC in self.algorithm.pictures().items():
-                self.logger.image(env_steps, name, pixels_HWC)
+        if hasattr(self.algorithm, "q_table"):
+            from rlzoo.plots import grid_of, value_map  # matplotlib takes half a second
+
+            grid = grid_of(self.algorithm.env.members[0].env)  # type: ignore[attr-defined]
+            picture = value_map(self.algorithm.q_table(), grid, f"{env_steps:,} env steps")
+            self.logger.image(env_steps, "eval/value_map", picture)
         if self.config.eval.video:
             frames, fps, _ = record_episode(
                 self.algorithm.act, self.config.env, run_seed=self.config.seed, purpose=SELECT

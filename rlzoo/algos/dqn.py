@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from rlzoo.data.collector import Collector
 from rlzoo.data.prioritized import PrioritizedReplay, make_replay
-from rlzoo.losses.td import double_q_target, q_learning_target, td_loss
+from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
 from rlzoo.nets.q_network import QNetwork, numpy_forward
 from rlzoo.nets.update import (
     GradientStep,
@@ -128,20 +128,20 @@ class DQN:
         next_obs_B: torch.Tensor,
         weight_B: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """The loss of a batch, the TD errors [B] and the mean Q value of the actions taken.
+        """The loss of a batch, the TD errors [B] and the mean action value.
 
         Mnih et al. 2015, equation 2; `discount_B` is gamma^n, and 0 where the episode terminated.
         """
         with torch.no_grad():
             next_q_BA = self.target_q(next_obs_B)
             if self.config.double:
-                selector_BA = self.q(next_obs_B)
-                target_B = double_q_target(return_B, discount_B, next_q_BA, selector_BA)
+                target_B = double_q_target(return_B, discount_B, next_q_BA, self.q(next_obs_B))
             else:
                 target_B = q_learning_target(return_B, discount_B, next_q_BA)
-        q_B = self.q(obs_B).gather(1, action_B.unsqueeze(1)).squeeze(1)
-        loss = td_loss(q_B, target_B, weight_B, kind=self.config.loss)
-        return loss, target_B - q_B, q_B.mean()
+        q_BA = self.q(obs_B)
+        error_B = td_error(q_BA, action_B - self.first_action, target_B)
+        loss = td_loss(error_B, weight_B, kind=self.config.loss)
+        return loss, error_B, q_BA.mean()
 
     def epsilon(self) -> float:
         config = self.config
@@ -188,23 +188,22 @@ class DQN:
         """`gradient_steps` updates on minibatches that are drawn from the buffer as it is now."""
         start = time.perf_counter()
         for _ in range(self.config.gradient_steps):
-            batch = self._sample()
-            loss, grad_norm, error_B, q_mean = self.update(*batch[:5], batch.weight_B)
+            batch = self.replay.sample(
+                self.config.batch_size,
+                self.replay_rng,
+                gamma=self.config.gamma,
+                n_step=self.config.n_step,
+                progress=self.counters.env_steps / self.setup.total_env_steps,
+            )
+            tensors = (*batch[:5], batch.weight_B)
+            if self.setup.device != "cpu":
+                tensors = tuple(tensor.to(self.setup.device) for tensor in tensors)
+            loss, grad_norm, error_B, q_mean = self.update(*tensors)
             if isinstance(self.replay, PrioritizedReplay):
-                self.replay.update_priorities(batch.index_B, error_B.numpy())
+                self.replay.update_priorities(batch.index_B, error_B.cpu())
             self.counters.updates += 1
         self.learn_seconds += time.perf_counter() - start
         return {"train/loss": loss, "train/q_mean": q_mean, "train/grad_norm": grad_norm}
-
-    def _sample(self) -> Any:
-        config = self.config
-        arguments = (config.batch_size, self.replay_rng)
-        if isinstance(self.replay, PrioritizedReplay):
-            progress = self.counters.env_steps / self.setup.total_env_steps
-            return self.replay.sample(
-                *arguments, n_step=config.n_step, gamma=config.gamma, progress=progress
-            )
-        return self.replay.sample(*arguments, n_step=config.n_step, gamma=config.gamma)
 
     def gauges(self) -> dict[str, float]:
         seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}

@@ -1,0 +1,117 @@
+"""Looking at a run: evaluate it, play it, compare several."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rlzoo import config as configuration
+from rlzoo import registry
+from rlzoo.config import RunConfig
+from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.make import make_env
+from rlzoo.evaluate import evaluate, record_episode
+from rlzoo.io import checkpoint
+from rlzoo.io.run_dir import RunDir
+from rlzoo.io.video import write_video
+from rlzoo.run import build, note
+from rlzoo.seeding import TEST
+from rlzoo.types import Algorithm, UsageError
+
+
+def open_run(path: str) -> tuple[RunDir, RunConfig]:
+    """A run directory and its configuration; `latest` is the newest one under outputs/."""
+    from rlzoo.io.run_dir import latest
+
+    directory = RunDir.open(latest(Path("outputs")) if path == "latest" else Path(path))
+    name = directory.path / "config.yaml"
+    saved = configuration.load_yaml(name.read_text(), str(name))
+    registry.load_plugins(saved.get("plugins") or ())
+    return directory, configuration.from_mapping(saved)
+
+
+def load_policy(directory: RunDir, config: RunConfig, which: str) -> Algorithm:
+    """The algorithm with the policy of the best or the last checkpoint, ready to `act`."""
+    if which not in ("best", "last"):
+        raise UsageError(f"checkpoint: got '{which}', expected best or last")
+    best = checkpoint.best(directory.checkpoints) if which == "best" else None
+    if best is not None:
+        path, state = best, checkpoint.load(best)
+    else:
+        found = checkpoint.newest(directory.checkpoints, note)
+        if found is None:
+            raise UsageError(f"{directory.path}: has no checkpoint yet")
+        path, state = found
+    algorithm = build(config)
+    algorithm.load_policy(state["algorithm"])
+    note(f"{path.name} ({'best on the selection seeds' if best else 'last'})")
+    return algorithm
+
+
+def _whole_number(name: str, text: str, low: int) -> int:
+    if not text.isdigit() or int(text) < low:
+        raise UsageError(f"{name}: got '{text}', expected a whole number >= {low}")
+    return int(text)
+
+
+def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
+    """Greedy episodes on the test seeds: a table, and evaluation.json in the run directory."""
+    count = _whole_number("episodes", episodes, 1)
+    directory, config = open_run(path)
+    algorithm = load_policy(directory, config, checkpoint)
+    result = evaluate(
+        algorithm.act,
+        config.env,
+        episodes=count,
+        num_envs=config.eval.num_envs,
+        run_seed=config.seed,
+        purpose=TEST,
+    )
+    algorithm.env.close()
+    print(result.table())
+    directory.write_json(f"evaluation_{checkpoint}.json", result.to_json())
+    return 0
+
+
+def play_run(path: str, *, episode: str, checkpoint: str, file: str) -> int:
+    """Show a greedy episode in a window; without a display, or with `file`, write a film."""
+    index = _whole_number("episode", episode, 0)
+    directory, config = open_run(path)
+    algorithm = load_policy(directory, config, checkpoint)
+    has_display = (
+        bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()) or sys.platform != "linux"
+    )
+    if has_display and not file:
+        return_ = _play_in_window(algorithm, config, index)
+    else:
+        frames, fps, return_ = record_episode(
+            algorithm.act, config.env, run_seed=config.seed, purpose=TEST, episode_index=index
+        )
+        target = Path(file) if file else directory.videos / f"test_episode_{index}_{checkpoint}"
+        if target.suffix in (".gif", ".mp4"):
+            target = target.with_suffix("")
+        print(write_video(target, frames, fps))
+    algorithm.env.close()
+    print(f"return {return_:g}")
+    return 0
+
+
+def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> float:
+    env = EpisodeEnv(
+        partial(make_env, config.env, render_mode="human"),
+        run_seed=config.seed,
+        purpose=TEST,
+        env_index=0,
+        auto_reset=False,
+    )
+    env.begin(index)
+    return_ = 0.0
+    while not env.over:
+        [action] = algorithm.act(np.stack([env.obs]), explore=False)
+        return_ += env.step(action)[1]
+    env.close()
+    return return_
