@@ -1,0 +1,165 @@
+"""One guarded gradient step that can be compiled as a whole, and exact states of its parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlzoo.types import DataError, NonFiniteError, State
+
+LossFunction = Callable[..., tuple[Tensor, ...]]
+Gradients = Callable[..., tuple[list[Tensor], list[Tensor]]]
+
+log = logging.getLogger(__name__)
+
+
+class GradientStep:
+    """Loss, gradients, clipping by the global norm, check for NaN, optimiser step.
+
+    `loss_function(*batch)` returns (scalar loss, *further tensors). With `compile`, everything up
+    to the clipped gradients is one compiled graph (another one for each shape of batch); where
+    that is impossible, one warning says why and the step runs eagerly.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        loss_function: LossFunction,
+        *,
+        max_grad_norm: float | None,
+        compile: bool,
+    ) -> None:
+        self._parameters = list(parameters)
+        self._optimizer = optimizer
+        self._loss_function = loss_function
+        self._max_grad_norm = max_grad_norm
+        self._gradients = _compiled(self._eager_gradients) if compile else self._eager_gradients
+
+    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        """Update the parameters; returns (loss, gradient norm before clipping, *further tensors).
+
+        Raises NonFiniteError, with parameters and optimiser untouched, if the loss or the norm
+        is NaN or infinite.
+        """
+        (loss, norm, *others), gradients = self._gradients(*batch)
+        check_finite(loss, norm)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        return loss, norm, *others
+
+    def _eager_gradients(self, *batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        loss, *others = self._loss_function(*batch)
+        gradients = list(torch.autograd.grad(loss, self._parameters))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self._max_grad_norm is not None:
+            scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * scale for gradient in gradients]
+        return [loss.detach(), norm, *(other.detach() for other in others)], gradients
+
+
+def check_finite(loss: Tensor, norm: Tensor) -> None:
+    """Raise NonFiniteError that names the loss or the gradient norm if it is NaN or infinite."""
+    if torch.isfinite(loss + norm):
+        return
+    what = "gradient norm" if torch.isfinite(loss) else "loss"
+    raise NonFiniteError(
+        f"{what} is not finite (loss {float(loss)}, gradient norm {float(norm)}); "
+        "the parameters are unchanged"
+    )
+
+
+def _compiled(eager: Gradients) -> Gradients:
+    """`eager` as one graph; falls back to it, with a warning, where nothing can be compiled."""
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        log.warning("compile=true is ignored: torch %s cannot compile gradients", torch.__version__)
+        return eager
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    torch._dynamo.config.trace_autograd_ops = True  # lets a graph hold torch.autograd.grad
+    chosen = torch.compile(eager, fullgraph=True, dynamic=False)
+
+    def gradients(*batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        nonlocal chosen
+        try:
+            return chosen(*batch)
+        except BackendCompilerFailed as error:
+            if not isinstance(error.inner_exception, InvalidCxxCompiler | CppCompileError):
+                raise
+            log.warning("compile=true is ignored: no working C++ compiler was found")
+            chosen = eager
+            return eager(*batch)
+
+    return gradients
+
+
+def module_state(module: nn.Module) -> State:
+    """Copies of all parameters and buffers by name."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Copy a `module_state` into the module's own tensors, so that views of them stay valid.
+
+    Raises DataError, and changes nothing, if a name or shape differs.
+    """
+    own = module.state_dict()
+    if own.keys() != state.keys():
+        differing = sorted(own.keys() ^ state.keys())
+        raise DataError(f"network state: {', '.join(differing[:3])} is missing or not expected")
+    loaded = {name: torch.as_tensor(leaf) for name, leaf in state.items()}
+    for name, tensor in own.items():
+        _check_same(f"network state: {name}", loaded[name], tensor)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(loaded[name])
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """Hyper-parameters of each group, and copies of the moments of each parameter by its order."""
+    state = optimizer.state_dict()
+    return {
+        "groups": {
+            str(i): {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()}
+            for i, group in enumerate(state["param_groups"])
+        },
+        "moments": {
+            str(i): {k: v.clone() if isinstance(v, Tensor) else v for k, v in moments.items()}
+            for i, moments in state["state"].items()
+        },
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore an `optimizer_state`; raises DataError if it is of other parameters."""
+    saved = optimizer.state_dict()
+    groups, moments = state["groups"], state.get("moments", {})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    counts = [len(group["params"]) for group in saved["param_groups"]]
+    if [len(group["params"]) for group in groups.values()] != counts:
+        raise DataError(f"optimizer state: expected groups of {counts} parameters")
+    loaded = {}
+    for index, leaves in moments.items():
+        parameter = parameters[int(index)]
+        loaded[int(index)] = {k: torch.as_tensor(v).clone() for k, v in leaves.items()}
+        for name, tensor in loaded[int(index)].items():
+            if tensor.ndim:
+                _check_same(f"optimizer state: {name} of parameter {index}", tensor, parameter)
+    own_groups = saved["param_groups"]
+    for own, group in zip(own_groups, groups.values(), strict=True):
+        own.update({k: tuple(v) if isinstance(own[k], tuple) else v for k, v in group.items()})
+    optimizer.load_state_dict({"param_groups": own_groups, "state": loaded})
+
+
+def _check_same(what: str, got: Tensor, expected: Tensor) -> None:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        raise DataError(
+            f"{what} is {got.dtype}{list(got.shape)}, "
+            f"expected {expected.dtype}{list(expected.shape)}"
+        )
