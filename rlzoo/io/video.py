@@ -15,21 +15,24 @@ _GIF_MAX_FPS = 50  # browsers slow down anything faster
 
 
 def write_video(path: Path, frames_THWC: np.ndarray, fps: float) -> Path:
-    """Write uint8 RGB frames as `path`.mp4 or `path`.gif, whole or not at all; returns which.
+    """Write uint8 RGB frames as mp4, or as GIF without ffmpeg, whole or not at all.
 
-    Raises ValueError for frames of another shape or type, OSError where it cannot be written.
+    The suffix goes onto `path`, which may also end in .gif to ask for one. Returns the path that
+    was written. ValueError for frames of another shape or type, OSError where it can't be written.
     """
     _check(frames_THWC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.mp4")
-    suffix = ".mp4"
+    stem = path.with_suffix("") if path.suffix in (".gif", ".mp4") else path
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    temporary = stem.with_name(f".{stem.name}.{os.getpid()}.tmp.mp4")
+    suffix = ".gif"
     try:
-        try:
-            _write_mp4(temporary, frames_THWC, fps)
-        except (ImportError, RuntimeError):  # the extra or its ffmpeg is missing
+        if path.suffix != ".gif":
+            with suppress(ImportError, RuntimeError):  # the extra or its ffmpeg is missing
+                _write_mp4(temporary, frames_THWC, fps)
+                suffix = ".mp4"
+        if suffix == ".gif":
             temporary.write_bytes(encode_gif(frames_THWC, fps))
-            suffix = ".gif"
-        target = path.with_name(path.name + suffix)
+        target = stem.with_name(stem.name + suffix)
         temporary.replace(target)
     finally:
         with suppress(OSError):

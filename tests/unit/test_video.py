@@ -47,6 +47,11 @@ def test_mp4_with_ffmpeg(tmp_path: Path) -> None:
     assert ffmpeg.count_frames_and_secs(str(path))[0] == 6
 
 
+def test_suffix_of_the_path_is_not_doubled(tmp_path: Path) -> None:
+    assert video.write_video(tmp_path / "film.gif", moving_bar(), fps=20).name == "film.gif"
+    assert video.write_video(tmp_path / "film.mp4", moving_bar(), fps=20).stem == "film"
+
+
 def test_broken_ffmpeg_falls_back_to_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, frames: np.ndarray, fps: float) -> None:
         path.write_bytes(b"half an mp4")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlzoo.compare import compare, find_runs, read_run
+from rlzoo.statistics import bootstrap_interval, iqm
+
+
+def make_run(
+    path: Path,
+    *,
+    seed: int = 0,
+    lr: float = 0.1,
+    test: float | None = 1.0,
+    status: str = "finished",
+    values: tuple[float, ...] = (0.0, 1.0),
+    algo: str = "dqn",
+) -> Path:
+    """A run directory as the training command writes it."""
+    path.mkdir(parents=True)
+    config = f"algo:\n  name: {algo}\n  lr: {lr}\nenv:\n  name: cartpole\nseed: {seed}\n"
+    (path / "config.yaml").write_text(config)
+    (path / "status.json").write_text(json.dumps({"status": status}))
+    lines = [{"step": 500, "loss/td": 1.0}]
+    lines += [{"step": 1000 * (i + 1), "eval/return_mean": v} for i, v in enumerate(values)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if test is not None:
+        result = {"test": {"last": {"return": {"mean": -1.0}}, "best": {"return": {"mean": test}}}}
+        (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in table.splitlines()]
+
+
+def test_groups_by_everything_but_the_seed(tmp_path: Path) -> None:
+    returns = [1.0, 5.0, 2.0, 3.0]
+    for seed, value in enumerate(returns):
+        make_run(tmp_path / f"a{seed}", seed=seed, lr=0.1, test=value, values=(0.0, value))
+    make_run(tmp_path / "b", lr=0.2, test=9.0)
+    result = compare([tmp_path])
+    assert [(g.label, len(g.runs)) for g in result.groups] == [
+        ("dqn cartpole algo.lr=0.1", 4),
+        ("dqn cartpole algo.lr=0.2", 1),
+    ]
+    header, _, first, second = cells(result.table())
+    assert header[0] == "settings"
+    low, high = bootstrap_interval(returns, iqm)
+    interval = f"{low:.4g} to {high:.4g}"
+    assert first == [result.groups[0].label, "4", "0", "4", "2.5", interval, "2.5", "2,000"]
+    assert second == [result.groups[1].label, "1", "0", "1", "9", "-", "1", "2,000"]
+
+
+def test_labels_say_what_differs(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", algo="dqn", lr=0.1)
+    make_run(tmp_path / "b", algo="sarsa", lr=0.3)
+    assert [g.label for g in compare([tmp_path]).groups] == ["dqn cartpole", "sarsa cartpole"]
+
+
+def test_best_checkpoint_counts_else_the_last(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "a", test=7.0)
+    assert read_run(path).test_return == 7.0
+    (path / "result.json").write_text('{"test": {"last": {"return": {"mean": 4.0}}}}')
+    assert read_run(path).test_return == 4.0
+
+
+def test_unfinished_run_is_drawn_but_has_no_test(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "a", test=None, status="running")
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3000, "eval/ret')  # being written right now
+    record = read_run(path)
+    assert (record.failure, record.test_return) == ("", None)
+    assert record.curve is not None
+    assert record.curve[0].tolist() == [1000, 2000]
+    assert cells(compare([path]).table())[2][1:6] == ["1", "0", "0", "-", "-"]
+
+
+def spoil(name: str, content: str | bytes | None) -> Any:
+    def do(path: Path) -> None:
+        file = path / name
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return do
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        spoil("config.yaml", None),
+        spoil("config.yaml", "a: [1,"),
+        spoil("config.yaml", "just text"),
+        spoil("config.yaml", b"\xff\xfe\x00"),
+        spoil("status.json", "{}"),
+        spoil("status.json", '{"status": "failed"}'),
+        spoil("metrics.jsonl", None),
+        spoil("metrics.jsonl", "not json\n"),
+        spoil("metrics.jsonl", "[1]\n"),
+        spoil("metrics.jsonl", '{"eval/return_mean": 1}\n'),
+        spoil("result.json", "[]"),
+        spoil("result.json", '{"test": {}}'),
+        spoil("result.json", "{"),
+    ],
+)
+def test_broken_run_is_listed_first_and_the_others_are_compared(tmp_path: Path, fault: Any) -> None:
+    make_run(tmp_path / "a", seed=0, test=3.0)
+    broken = make_run(tmp_path / "b", seed=1, test=1000.0)
+    fault(broken)
+    result = compare([tmp_path / "a", broken])
+    lines = result.table().splitlines()
+    assert lines[0].startswith(f"FAILED {broken}: ")
+    assert not lines[1]
+    rows = [line for line in lines if line.startswith("dqn")]
+    assert len(rows) == 1 and " 3 " in rows[0] and "1000" not in rows[0]
+
+
+def test_failed_run_is_counted_in_its_group(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1, status="failed")
+    [group] = compare([tmp_path]).groups
+    assert (len(group.runs), group.failed) == (1, 1)
+
+
+def test_path_without_a_run_is_a_failure(tmp_path: Path) -> None:
+    result = compare([tmp_path / "nothing"])
+    assert result.table().startswith(f"FAILED {tmp_path / 'nothing'}: ")
+
+
+def test_find_runs_looks_below_and_names_each_once(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / "sweep" / str(n)) for n in range(3)]
+    (paths[1] / "config.yaml").unlink()
+    (paths[2] / "status.json").unlink()
+    assert find_runs([tmp_path / "sweep", paths[0]]) == paths
+
+
+def test_non_finite_values_are_left_out_of_the_curve(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "a", values=(1.0, 2.0))
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3000, "eval/return_mean": null}\n')
+    curve = read_run(path).curve
+    assert curve is not None and curve[0].tolist() == [1000, 2000]
+
+
+def test_picture(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / str(seed), seed=seed, values=(0.0, 1.0 + seed))
+    target = compare([tmp_path]).save_picture(tmp_path / "curves.png")
+    picture = Image.open(io.BytesIO(target.read_bytes()))
+    assert picture.format == "PNG"
+    assert np.asarray(picture.convert("RGB")).std() > 5
