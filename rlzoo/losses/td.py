@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,21 +40,18 @@ def td_error(q_tm1_BA: Tensor, a_tm1_B: Tensor, target_B: Tensor) -> Tensor:
     return target_B.detach() - q_tm1_BA.gather(1, a_tm1_B.unsqueeze(1)).squeeze(1)
 
 
-def td_loss(
-    q_tm1_B: Tensor, target_B: Tensor, weight_B: Tensor, kind: LossKind = "huber"
-) -> Tensor:
+def td_loss(td_error_B: Tensor, weight_B: Tensor, kind: LossKind = "huber") -> Tensor:
     """Mean of weight * loss: half the squared TD error, which 'huber' makes linear beyond 1.
 
-    'huber' is the error clipping of Mnih et al. 2015 (Methods). The weights are importance
-    weights; no gradient flows into the target.
+    'huber' is the error clipping of Mnih et al. 2015 (Methods); the weights are importance
+    weights [B].
     """
-    assert q_tm1_B.ndim == 1, q_tm1_B.shape
-    assert target_B.shape == weight_B.shape == q_tm1_B.shape, (target_B.shape, weight_B.shape)
-    target_B = target_B.detach()
+    assert td_error_B.ndim == 1, td_error_B.shape
+    assert weight_B.shape == td_error_B.shape, (weight_B.shape, td_error_B.shape)
     if kind == "huber":
-        loss_B = functional.smooth_l1_loss(q_tm1_B, target_B, reduction="none")
+        loss_B = functional.huber_loss(td_error_B, torch.zeros_like(td_error_B), reduction="none")
     else:
-        loss_B = 0.5 * (q_tm1_B - target_B).square()
+        loss_B = 0.5 * td_error_B.square()
     return (weight_B * loss_B).mean()
 
 
