@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rlzoo.envs.episodes import RestoreClass
 from rlzoo.envs.make import EnvConfig
 from rlzoo.evaluate import (
     EvalConfig,
@@ -116,6 +117,30 @@ def test_number_of_envs_would_matter_without_fixed_episode_seeds(
         "rlzoo.envs.episodes.episode_seed", lambda *key: int(np.random.default_rng().integers(99))
     )
     assert play(Policy(), 13, 4).returns != scalar_reference(13, TEST).returns
+
+
+def test_env_that_carries_something_over_a_reset() -> None:
+    class Worn(Lottery):
+        age = 0.0
+
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+            obs, reward, over, cut, info = super().step(action)
+            self.age += 1
+            return obs, reward + self.age, over, cut, info
+
+    def returns(num_envs: int, restore: RestoreClass) -> tuple[float, ...]:
+        return play_episodes(
+            Policy(),
+            Worn,
+            restore=restore,
+            episodes=9,
+            num_envs=num_envs,
+            run_seed=3,
+            purpose=TEST,
+        ).returns
+
+    assert returns(1, "rebuild") == returns(4, "rebuild")
+    assert returns(1, "replay") != returns(4, "replay")  # the negative control
 
 
 def test_finished_envs_leave_the_batch() -> None:
