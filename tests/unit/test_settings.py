@@ -34,8 +34,8 @@ class Outer:
     norm: float | None = setting(10.0, "clip", above=0)
     hidden: tuple[int, ...] = setting((64, 64), "layer sizes", low=1)
     betas: tuple[float, float] = setting((0.9, 0.999), "a pair", low=0, below=1)
-    kwargs: dict[str, Any] | None = setting(None, "passed on")
-    anything: Any = setting(None, "unchecked")
+    kwargs: dict[str, Any] | None = None
+    anything: Any = None
     inner: Inner = field(default_factory=Inner)
 
     def check(self) -> None:
