@@ -24,7 +24,6 @@ class EvalConfig:
     episodes: int = setting(20, "episodes of each such evaluation", low=1)
     test_episodes: int = setting(100, "episodes of the final test, on seeds of their own", low=1)
     num_envs: int = setting(8, "episodes played side by side; no result depends on it", low=1)
-    video: bool = setting(True, "show a film of a greedy episode in TensorBoard")
 
 
 class Act(Protocol):

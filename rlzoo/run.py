@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.config import RunConfig
-from rlzoo.envs.make import make_env, make_vector
+from rlzoo.envs.make import make_env, make_vector, restore_class
 from rlzoo.evaluate import Evaluation, Stopped, evaluate, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import Logger
@@ -21,7 +23,9 @@ from rlzoo.io.run_dir import RunDir
 from rlzoo.loop import Hooks, Loop
 from rlzoo.progress import Progress
 from rlzoo.seeding import SELECT, TEST
-from rlzoo.types import Algorithm, NonFiniteError, Setup
+from rlzoo.types import Algorithm, NonFiniteError, RlzooError, Setup, State, StorageError
+
+Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
 
 
 def note(line: str) -> None:
@@ -60,8 +64,13 @@ class Run:
     """A run directory with the algorithm that lives in it, restored if it has a checkpoint."""
 
     def __init__(self, config: RunConfig, directory: RunDir, stop: Callable[[], bool]) -> None:
-        self.config, self.directory, self.stop = config, directory, stop
+        # An env's restore class may have to be found out by experiment: once a run is enough.
+        env_config = replace(config.env, restore=restore_class(config.env, config.seed))
+        self.config = config = replace(config, env=env_config)
+        self.directory, self.stop = directory, stop
         self.best_return: float | None = None
+        self.best_env_steps = 0
+        self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
             config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
         )
@@ -74,14 +83,10 @@ class Run:
             warn=note,
         )
         if found:
-            path, state = found
-            self.algorithm.load(state["algorithm"])
-            self.loop.load(state["loop"])
-            self.best_return = state["best_return"]
-            note(f"resumed {path.name}, env step {self.algorithm.counters.env_steps:,}")
+            self._restore(*found)
         else:
-            self.logger.text("config", f"```yaml\n{configuration.to_yaml(config)}```")
             self.logger.hparams(configuration.flat(config))
+        self.logger.text("config", f"```yaml\n{configuration.to_yaml(config)}```")
 
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
@@ -92,26 +97,29 @@ class Run:
             progress.show(metrics)
 
         hooks = Hooks(log, self.evaluate, self.save, self.stop, progress.update)
-        status = "failed"
+        status, reason = "failed", ""
         try:
             with progress:
                 status = self.loop.run(self.algorithm, hooks)
             if status == "finished":
                 status = self._final_test()
-        except NonFiniteError as error:
-            self._save_diagnostics(error)
+        except RlzooError as error:
+            reason = str(error)
+            if isinstance(error, NonFiniteError):
+                self._save_diagnostics(error)
             raise
         finally:
-            if status != "stopped":
-                self.logger.session_end("success" if status == "finished" else "failure")
-            self.logger.close()
-            self.directory.set_status(
-                status,
-                env_steps=self.algorithm.counters.env_steps,
-                resume_exact=self.algorithm.env.resume_exact,
-            )
-            self.algorithm.env.close()
+            self._close(status, reason)
         return status
+
+    def _restore(self, path: Path, state: State) -> None:
+        self.algorithm.load(state["algorithm"])
+        self.loop.load(state["loop"])
+        self.best_return, self.best_env_steps = state["best_return"], state["best_env_steps"]
+        if path.name == checkpoint.step_name(self.best_env_steps):
+            # The run may have died between saving this checkpoint and marking it.
+            checkpoint.mark_best(self.directory.checkpoints, path.name)
+        note(f"resumed {path.name}, env step {self.algorithm.counters.env_steps:,}")
 
     def save(self, env_steps: int) -> None:
         state = {
@@ -119,14 +127,20 @@ class Run:
             "loop": self.loop.state(),
             "logger": self.logger.state(),
             "best_return": self.best_return,
+            "best_env_steps": self.best_env_steps,
         }
         keep = self.config.keep_checkpoints
         checkpoint.save(self.directory.checkpoints, env_steps, state, keep_last=keep)
 
     def evaluate(self, env_steps: int) -> bool:
-        """Greedy episodes on the selection seeds; the best checkpoint so far is marked."""
+        """Greedy episodes on the selection seeds; the best checkpoint so far is marked.
+
+        False if it was interrupted: then nothing has happened.
+        """
         try:
             result = self.play_episodes(self.config.eval.episodes, SELECT)
+            improved = self.best_return is None or result.mean > self.best_return
+            film = self._film() if improved and self.can_film else None
         except Stopped:
             return False
         metrics = {
@@ -136,9 +150,9 @@ class Run:
         }
         self.logger.scalars(env_steps, metrics)
         if self.config.logger.tensorboard:
-            self._show(env_steps)
-        if self.best_return is None or result.mean > self.best_return:
-            self.best_return = result.mean
+            self._show(env_steps, film)
+        if improved:
+            self.best_return, self.best_env_steps = result.mean, env_steps
             self.save(env_steps)
             checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(env_steps))
         return True
@@ -154,22 +168,37 @@ class Run:
             stop=self.stop,
         )
 
-    def _show(self, env_steps: int) -> None:
-        """Histograms, pictures and a film of a greedy episode, where the algorithm has them."""
-        if self.config.logger.histograms and hasattr(self.algorithm, "histograms"):
+    def _film(self) -> Film | None:
+        """The first selection episode as frames; None for an env that cannot draw itself."""
+        try:
+            frames_THWC, fps, _ = record_episode(
+                self.algorithm.act,
+                self.config.env,
+                run_seed=self.config.seed,
+                purpose=SELECT,
+                stop=self.stop,
+            )
+        except RlzooError as error:
+            note(f"no films: {error}")
+            self.can_film = False
+            return None
+        return frames_THWC, fps
+
+    def _show(self, env_steps: int, film: Film | None) -> None:
+        """Histograms, the value map of a table, and the film of a greedy episode."""
+        if hasattr(self.algorithm, "histograms"):
             for name, array in self.algorithm.histograms().items():
                 self.logger.histogram(env_steps, name, array)
         if hasattr(self.algorithm, "q_table"):
             from rlzoo.plots import grid_of, value_map  # matplotlib takes half a second
 
-            grid = grid_of(self.algorithm.env.members[0].env)  # type: ignore[attr-defined]
-            picture = value_map(self.algorithm.q_table(), grid, f"{env_steps:,} env steps")
-            self.logger.image(env_steps, "eval/value_map", picture)
-        if self.config.eval.video:
-            frames, fps, _ = record_episode(
-                self.algorithm.act, self.config.env, run_seed=self.config.seed, purpose=SELECT
-            )
-            self.logger.video(env_steps, "eval/episode", frames, fps)
+            env = make_env(self.config.env)
+            title = f"{env_steps:,} env steps"
+            picture_HWC = value_map(self.algorithm.q_table(), grid_of(env), title)
+            env.close()
+            self.logger.image(env_steps, "eval/value_map", picture_HWC)
+        if film is not None:
+            self.logger.video(env_steps, "eval/episode", *film)
 
     def _final_test(self) -> str:
         """Test the last and the best policy on seeds that neither training nor selection saw."""
@@ -194,6 +223,20 @@ class Run:
         for which, result in results.items():
             print(f"{which} policy, {result.describe()}")
         return "finished"
+
+    def _close(self, status: str, reason: str) -> None:
+        if status != "stopped":
+            self.logger.session_end("success" if status == "finished" else "failure")
+        self.logger.close()
+        self.algorithm.env.close()
+        details: dict[str, Any] = {
+            "env_steps": self.algorithm.counters.env_steps,
+            "resume_exact": self.algorithm.env.resume_exact,
+        }
+        try:
+            self.directory.set_status(status, **details, **({"error": reason} if reason else {}))
+        except StorageError as error:  # must not hide what ended the run
+            note(str(error))
 
     def _save_diagnostics(self, error: NonFiniteError) -> None:
         self.directory.write_json(

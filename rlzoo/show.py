@@ -13,7 +13,7 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.config import RunConfig
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.make import make_env
+from rlzoo.envs.make import make_env, restore_class
 from rlzoo.evaluate import evaluate, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
@@ -92,8 +92,6 @@ def play_run(path: str, *, episode: str, checkpoint: str, file: str) -> int:
             algorithm.act, config.env, run_seed=config.seed, purpose=TEST, episode_index=index
         )
         target = Path(file) if file else directory.videos / f"test_episode_{index}_{checkpoint}"
-        if target.suffix in (".gif", ".mp4"):
-            target = target.with_suffix("")
         print(write_video(target, frames, fps))
     algorithm.env.close()
     print(f"return {return_:g}")
@@ -106,6 +104,7 @@ def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> floa
         run_seed=config.seed,
         purpose=TEST,
         env_index=0,
+        restore=restore_class(config.env, config.seed),
         auto_reset=False,
     )
     env.begin(index)
@@ -115,3 +114,15 @@ def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> floa
         return_ += env.step(action)[1]
     env.close()
     return return_
+
+
+def compare_runs(paths: list[str], *, file: str) -> int:
+    """A table and learning curves of runs, grouped by everything but the seed."""
+    from rlzoo.compare import compare
+
+    comparison = compare([Path(path) for path in paths])
+    print(comparison.table())
+    target = Path(file or "compare.png")
+    comparison.save_picture(target)
+    note(f"learning curves: {target}")
+    return 0

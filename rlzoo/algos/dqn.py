@@ -195,7 +195,7 @@ class DQN:
                 n_step=self.config.n_step,
                 progress=self.counters.env_steps / self.setup.total_env_steps,
             )
-            tensors = (*batch[:5], batch.weight_B)
+            tensors: tuple[torch.Tensor, ...] = (*batch[:5], batch.weight_B)
             if self.setup.device != "cpu":
                 tensors = tuple(tensor.to(self.setup.device) for tensor in tensors)
             loss, grad_norm, error_B, q_mean = self.update(*tensors)

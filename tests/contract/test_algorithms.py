@@ -36,7 +36,7 @@ def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> 
     """A run of a second in the first env whose spaces the algorithm takes."""
     for env in ("frozenlake", "cartpole", "lunarlander_continuous"):
         words = [f"algo={algo}", f"env={env}", "experiment=none", "debug=tiny", "seed=3", *extra]
-        words += ["logger.tensorboard=false", "eval.video=false"]
+        words += ["logger.tensorboard=false"]
         if output is not None:
             words.append(f"output_dir={output}")
         config = configuration.compose(words)
