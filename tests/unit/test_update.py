@@ -1,0 +1,237 @@
+"""The guarded gradient step: equals plain torch, stops before NaN, resumes bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlzoo.nets import update
+from rlzoo.nets.mlp import MLP
+from rlzoo.nets.update import (
+    GradientStep,
+    load_module,
+    load_optimizer,
+    module_state,
+    optimizer_state,
+)
+from rlzoo.seeding import torch_generator, torch_seed
+from rlzoo.types import DataError, NonFiniteError
+
+
+class Learner:
+    """A small regression with everything that a run would save."""
+
+    def __init__(self, *, compile: bool = False, clip: float | None = 0.5, seed: int = 0) -> None:
+        with torch_seed(seed, "test"):
+            self.net = MLP((3, 16, 2))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-2, fused=True)
+        self.step = GradientStep(
+            self.net.parameters(), self.optimizer, self.loss, max_grad_norm=clip, compile=compile
+        )
+
+    def loss(self, x_B: Tensor, y_B: Tensor) -> tuple[Tensor, ...]:
+        error_B = self.net(x_B) - y_B
+        return error_B.square().mean(), error_B
+
+    def state(self) -> dict[str, Any]:
+        return {"net": module_state(self.net), "optimizer": optimizer_state(self.optimizer)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        load_module(self.net, state["net"])
+        load_optimizer(self.optimizer, state["optimizer"])
+
+
+def batches(count: int, size: int = 8, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch_generator(seed, "batches")
+    for _ in range(count):
+        yield (
+            torch.randn(size, 3, generator=generator),
+            10 * torch.randn(size, 2, generator=generator),
+        )
+
+
+def leaves(state: Any) -> list[Any]:
+    if isinstance(state, dict):
+        return [leaf for key in sorted(state) for leaf in leaves(state[key])]
+    return [state.tolist() if isinstance(state, Tensor | np.ndarray) else state]
+
+
+def through_files(state: Any) -> Any:
+    """What a checkpoint gives back: tensors as arrays, JSON values through text."""
+    if isinstance(state, dict):
+        return {key: through_files(value) for key, value in state.items()}
+    return state.numpy().copy() if isinstance(state, Tensor) else json.loads(json.dumps(state))
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 1e6])
+def test_equals_plain_torch(clip: float | None) -> None:
+    ours, plain = Learner(clip=clip), Learner()
+    norms = []
+    for x_B, y_B in batches(20):
+        loss, norm, error_B = ours.step(x_B, y_B)
+        plain.optimizer.zero_grad()
+        expected, *_ = plain.loss(x_B, y_B)
+        expected.backward()
+        most = float("inf") if clip is None else clip
+        expected_norm = nn.utils.clip_grad_norm_(plain.net.parameters(), most)
+        plain.optimizer.step()
+        torch.testing.assert_close((loss, norm), (expected.detach(), expected_norm))
+        assert not error_B.requires_grad and error_B.shape == (8, 2)
+        norms.append(float(norm))
+    assert max(norms) > 0.5  # clipping had something to do
+    for one, other in zip(ours.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def nan_loss(learner: Learner, x_B: Tensor, y_B: Tensor) -> None:
+    learner.step(x_B, y_B * float("nan"))
+
+
+def infinite_gradient(learner: Learner, x_B: Tensor, y_B: Tensor) -> None:
+    def loss(x_B: Tensor, y_B: Tensor) -> tuple[Tensor, ...]:
+        # The root's slope at zero is infinite, its value is not.
+        return ((learner.net(x_B) * 0).abs().sum().sqrt(),)
+
+    GradientStep(
+        learner.net.parameters(), learner.optimizer, loss, max_grad_norm=0.5, compile=False
+    )(x_B, y_B)
+
+
+PLANTED = {"loss": nan_loss, "gradient norm": infinite_gradient}
+
+
+def planted(learner: Learner, name: str) -> None:
+    (batch,) = batches(1, seed=7)
+    PLANTED[name](learner, *batch)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_nan_stops_before_anything_changes(name: str) -> None:
+    learner = Learner()
+    for batch in batches(3):
+        learner.step(*batch)
+    before = copy.deepcopy(leaves(learner.state()))
+    with pytest.raises(NonFiniteError, match=f"^{name} is not finite"):
+        planted(learner, name)
+    assert leaves(learner.state()) == before
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_nan_spreads_without_the_guard(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update, "check_finite", lambda loss, norm: None)
+    learner = Learner()
+    planted(learner, name)
+    assert all(parameter.isnan().any() for parameter in learner.net.parameters())
+
+
+@pytest.mark.parametrize("before", [0, 5])
+def test_loaded_state_continues_bit_for_bit(before: int) -> None:
+    straight, resumed = Learner(), Learner(seed=1)
+    for batch in batches(before):
+        straight.step(*batch)
+    for batch in batches(2, seed=9):
+        resumed.step(*batch)  # loading must also clear what was there
+    saved = straight.state()
+    resumed.load(through_files(saved))
+    for batch in batches(6, seed=1):
+        straight.step(*batch)
+        resumed.step(*batch)
+    assert leaves(straight.state()) == leaves(resumed.state())
+    assert leaves(saved) != leaves(straight.state())  # a state is a copy
+
+
+def test_loading_keeps_tensors_in_place_and_apart_from_the_state() -> None:
+    learner = Learner()
+    for batch in batches(3):
+        learner.step(*batch)
+    view = learner.net[0].weight.detach().numpy()
+    state = through_files(learner.state())
+    kept = copy.deepcopy(leaves(state))
+    for batch in batches(3):
+        learner.step(*batch)
+    learner.load(state)
+    np.testing.assert_array_equal(view, state["net"]["0.weight"])
+    learner.step(*next(batches(1)))
+    np.testing.assert_array_equal(view, learner.net[0].weight.detach().numpy())
+    assert leaves(state) == kept
+
+
+@pytest.mark.parametrize("lr", [1e-2, 0.5])
+def test_hyper_parameters_are_restored(lr: float) -> None:
+    parameters = [nn.Parameter(torch.ones(2))]
+    first = torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.6))
+    second = torch.optim.Adam(parameters)
+    load_optimizer(second, through_files(optimizer_state(first)))
+    assert second.param_groups[0]["lr"] == lr
+    assert second.param_groups[0]["betas"] == (0.5, 0.6)
+
+
+def test_states_of_other_networks_are_refused_and_change_nothing() -> None:
+    learner = Learner()
+    for batch in batches(2):
+        learner.step(*batch)
+    before = copy.deepcopy(leaves(learner.state()))
+    wide, deep = MLP((3, 17, 2)), MLP((3, 16, 16, 2))
+    with pytest.raises(DataError, match=r"0\.weight is torch\.float32\[17, 3\], expected"):
+        load_module(learner.net, module_state(wide))
+    with pytest.raises(DataError, match=r"4\.bias, 4\.weight is missing or not expected"):
+        load_module(learner.net, module_state(deep))
+    for net, message in ((wide, "exp_avg of parameter 0"), (deep, "groups of \\[4\\] parameters")):
+        optimizer = torch.optim.Adam(net.parameters())
+        net(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        with pytest.raises(DataError, match=message):
+            load_optimizer(learner.optimizer, optimizer_state(optimizer))
+    assert leaves(learner.state()) == before
+
+
+def test_without_a_compiler_one_warning_and_eager(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    compiled, eager = Learner(compile=True), Learner()
+    for batch in batches(3):
+        compiled.step(*batch)
+        eager.step(*batch)
+    assert [record.message for record in caplog.records if record.name == update.__name__] == [
+        "compile=true is ignored: no working C++ compiler was found"
+    ]
+    assert leaves(compiled.state()) == leaves(eager.state())
+
+
+def test_a_torch_that_cannot_compile_gradients_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch._dynamo, "config", object())
+    learner = Learner(compile=True)
+    learner.step(*next(batches(1)))
+    assert "cannot compile gradients" in caplog.text
+
+
+def test_errors_of_the_loss_are_not_taken_for_a_missing_compiler() -> None:
+    learner = Learner(compile=True)
+    with pytest.raises(Exception, match=r"shape|size|mul") as caught:
+        learner.step(torch.ones(2, 5), torch.ones(2, 2))
+    assert not isinstance(caught.value, NonFiniteError)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager() -> None:
+    compiled, eager = Learner(compile=True), Learner()
+    for batch in batches(20):
+        for one, other in zip(compiled.step(*batch), eager.step(*batch), strict=True):
+            torch.testing.assert_close(one, other)
+    for one, other in zip(compiled.net.parameters(), eager.net.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    before = copy.deepcopy(leaves(compiled.state()))
+    with pytest.raises(NonFiniteError, match=r"^loss is not finite"):
+        planted(compiled, "loss")
+    assert leaves(compiled.state()) == before
