@@ -1,0 +1,72 @@
+"""200 env steps of each algorithm against a recorded trace: a change of results is never silent.
+
+Recorded with `RLZOO_RECORD_TRACES=1 pytest tests/golden/test_traces.py`; whoever records them
+anew says so in the CHANGELOG. Discrete things are compared exactly; numbers out of matrix products
+to 1e-3, because they differ in the last bits between processors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlzoo import config as configuration
+from rlzoo import registry
+from rlzoo.run import build
+
+RECORDED = Path(__file__).parent / "data" / "traces.json"
+EXTRA = {
+    "dqn": [
+        "algo.learning_starts_env_steps=32",
+        "algo.target_every_env_steps=40",
+        "algo.lr=1e-3",
+        "network.hidden=[16,16]",
+        "replay.capacity=150",
+    ]
+}
+
+
+def trace(algo: str) -> list[dict[str, Any]]:
+    words = [f"algo={algo}", "env=cliffwalking", "experiment=none", "total_env_steps=200"]
+    algorithm = build(configuration.compose([*words, "env.num_envs=2", *EXTRA.get(algo, [])]))
+    rows = []
+    while not algorithm.done():
+        metrics = algorithm.step()
+        rows.append(
+            {
+                "env_steps": algorithm.counters.env_steps,
+                "episodes": algorithm.counters.episodes,
+                "updates": algorithm.counters.updates,
+                "obs": algorithm.env.obs_B.tolist(),
+                **{name: float(value) for name, value in metrics.items()},
+            }
+        )
+    values = algorithm.histograms()  # type: ignore[attr-defined]
+    rows.append({name: float(np.mean(array)) for name, array in values.items()})
+    algorithm.env.close()
+    return rows
+
+
+def recorded() -> dict[str, list[dict[str, Any]]]:
+    return json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+
+
+@pytest.mark.parametrize("algo", registry.names("algo"))
+def test_trace(algo):
+    rows = trace(algo)
+    if os.environ.get("RLZOO_RECORD_TRACES"):
+        RECORDED.write_text(json.dumps({**recorded(), algo: rows}, indent=1, sort_keys=True))
+    wanted = recorded()[algo]
+    assert len(rows) == len(wanted)
+    for got, want in zip(rows, wanted, strict=True):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            if isinstance(value, float):
+                assert got[name] == pytest.approx(value, rel=1e-3, abs=1e-6), (got, want)
+            else:
+                assert got[name] == value, (got, want)
