@@ -23,7 +23,7 @@ FLOORS = (
     {"algos", "io", "registry", "stop", "progress"},
     {"loop", "evaluate", "plots"},
     {"config"},
-    {"run"},
+    {"run", "compare"},
     {"sweep", "show"},
     {"cli"},
     {"__main__"},
