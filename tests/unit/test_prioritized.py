@@ -223,6 +223,7 @@ def test_loaded_state_continues_bit_for_bit(before: int) -> None:
     straight, resumed = memory(capacity=16, num_envs=2), memory(capacity=16, num_envs=2)
     play(straight, np.random.default_rng(0), range(before))
     play(resumed, np.random.default_rng(1), range(25))
+    fill(resumed, *range(25, 35))
     fill(straight, before, before + 1)
     resumed.load(copy.deepcopy(straight.state()))
     one, other = np.random.default_rng(2), np.random.default_rng(2)

@@ -166,6 +166,14 @@ def test_sample_draws_what_is_held(
     assert batch.weight_B.tolist() == [1.0] * 16
 
 
+def test_stacks_in_a_long_episode() -> None:
+    episodes = Episodes(0, 1, frame_stack=3, end_chance=0.0)
+    replay = episodes.replay(400)
+    for _ in range(300):  # more than a byte can count
+        episodes.add_to(replay)
+    check_all(replay, episodes, n_step=1)
+
+
 FAULTS = {
     "truncation taken for termination": lambda r: r._terminated.__ior__(r._truncated),
     "termination forgotten": lambda r: r._terminated.fill(False),
