@@ -63,13 +63,14 @@ def test_one_update_against_plain_torch(double):
         dqn.step()
     with torch.no_grad():  # so that the two networks disagree
         for p in dqn.target_q.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     q, target = copy.deepcopy(dqn.q), copy.deepcopy(dqn.target_q)
     batch = dqn.replay.sample(32, np.random.default_rng(0), gamma=0.99)
     dqn.update(*batch[:5], batch.weight_B)
 
     optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
     next_q = target(batch.next_obs_B)
+    assert (q(batch.next_obs_B).argmax(1) != next_q.argmax(1)).any()
     chosen = (q if double else target)(batch.next_obs_B).argmax(1)
     y = batch.return_B + batch.discount_B * next_q[range(32), chosen].detach()
     loss = functional.smooth_l1_loss(q(batch.obs_B)[range(32), batch.action_B], y)
@@ -94,6 +95,21 @@ def test_target_is_synchronised_by_env_steps_while_collecting():
         dqn.step()
         assert all(map(torch.equal, parameters(dqn.target_q), before))
     assert not all(map(torch.equal, parameters(dqn.q), before))
+
+
+def test_target_is_synchronised_every_interval():
+    config = DQNConfig(
+        learning_starts_env_steps=8, train_every_env_steps=8, target_every_env_steps=16
+    )
+    dqn, _ = make(config)
+    dqn.step()
+    changed = []
+    for _ in range(8):
+        before = parameters(dqn.target_q)
+        dqn.step()
+        changed.append(not all(map(torch.equal, parameters(dqn.target_q), before)))
+    # At 16 there was nothing new to copy: the first updates came at the end of that round.
+    assert changed == [False, False, True, False, True, False, True, False]
 
 
 def test_target_stays_between_synchronisations_and_tau_mixes():

@@ -89,6 +89,13 @@ def test_sarsa_bootstraps_from_the_action_taken_next():
     assert made.q_table()[0, first] == pytest.approx(wanted, abs=1e-12)
 
 
+def test_sarsa_forgets_the_next_action_when_an_episode_is_cut():
+    # Greedy in state 1 is action 1; but the episode is cut there, and goes on in state 0.
+    made = learner(Sarsa, SarsaConfig(**GREEDY), [(1, 0.0, False, True), (1, 0.0, True, False)])
+    made.step()
+    assert made.members[0].actions == [0, 0]
+
+
 def test_expected_variant_by_hand():
     # epsilon 0.2: bootstrap 0.2 * mean(2, 5) + 0.8 * 5 = 4.7
     config = QLearningConfig(**GREEDY, expected=True)
