@@ -83,9 +83,6 @@ class PrioritizedReplay:
         self.storage.add(obs_B, action_B, step)
         self._new_rows += 1
 
-    def cut(self, restarted_B: np.ndarray) -> None:
-        self.storage.cut(restarted_B)
-
     def sample(
         self,
         batch_size: int,

@@ -131,6 +131,7 @@ class Replay:
         types = [(array.shape, array.dtype) for array in arrays]
         if types != self._accepted:
             self._check_arrays(*arrays)
+            self._cut_restarted(obs_B)
             self._accepted = types
         head = self.head
         following = head + 1
@@ -155,13 +156,15 @@ class Replay:
         if self.steps < self.max_steps:
             self.steps += 1
 
-    def cut(self, restarted_B: np.ndarray) -> None:
-        """Truncate the running episodes of envs that were restarted without a step."""
+    def _cut_restarted(self, obs_B: np.ndarray) -> None:
+        """Truncate episodes that `obs_B` does not go on with: a resume may restart an env."""
+        shown_B = obs_B[:, -1] if self.frame_stack else obs_B
+        differs_B = self._obs[self.head] != shown_B.astype(self._obs_dtype)
         newest = self.head - 1 if self.head else self.num_rows - 1
-        running_B = restarted_B & (self._slot[newest] == 0)
-        if self.steps and running_B.any():
-            self._truncated[newest] |= running_B
-            self._keep_final_obs(newest, running_B)
+        cut_B = differs_B.reshape(self.num_envs, -1).any(axis=1) & (self._slot[newest] == 0)
+        if self.steps and cut_B.any():
+            self._truncated[newest] |= cut_B
+            self._keep_final_obs(newest, cut_B)
 
     def _keep_final_obs(self, row: int, ended_B: np.ndarray) -> None:
         following = (row + 1) % self.num_rows
@@ -328,6 +331,7 @@ class Replay:
                 "(capacity, num_envs or frame_stack changed)"
             )
         self._allocate()
+        self._accepted = []
         self.head, self.steps = state["head"], state["steps"]
         rows = len(state["reward"])
         self._wrapped = rows == self.num_rows

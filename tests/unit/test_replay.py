@@ -81,6 +81,9 @@ class Episodes:
             self.reset(env)
         return cell
 
+    def ended(self) -> np.ndarray:
+        return np.array([cell["terminated"] or cell["truncated"] for cell in self.history[-1]])
+
     def expected(self, t: int, env: int, n_step: int) -> dict[str, Any]:
         """The n-step transition that starts at step t, from the definition."""
         first = last = self.history[t][env]
@@ -281,27 +284,19 @@ def test_state_of_another_shape_is_refused() -> None:
         Episodes(0, 1, frame_stack=0).replay(10).load(replay.state())
 
 
-def test_cut_ends_the_episode_of_a_restarted_env() -> None:
-    episodes = Episodes(3, 2, frame_stack=3, end_chance=0.0)
+@pytest.mark.parametrize("frame_stack", [0, 3])
+def test_env_restarted_by_a_resume_ends_its_episode(frame_stack: int) -> None:
+    episodes = Episodes(3, 3, frame_stack, end_chance=0.1)
     replay = episodes.replay(10)
-    for _ in range(4):
+    while episodes.history[-1:] == [] or episodes.ended().tolist() != [False, False, True]:
         episodes.add_to(replay)
-    replay.cut(np.array([True, False]))
-    episodes.history[-1][0]["truncated"] = True
+    resumed = episodes.replay(10)
+    resumed.load(copy.deepcopy(replay.state()))
     episodes.reset(0)
+    episodes.history[-1][0]["truncated"] = True
     for _ in range(4):
-        episodes.add_to(replay)
-    check_all(replay, episodes, n_step=3)
-
-
-def test_cut_after_an_episodes_end_changes_nothing() -> None:
-    episodes = Episodes(3, 1, frame_stack=0, end_chance=1.0)
-    replay = episodes.replay(10)
-    replay.cut(np.array([True]))
-    episodes.add_to(replay)
-    before = copy.deepcopy(replay.state())
-    replay.cut(np.array([True]))
-    assert_same_state(before, replay.state())
+        episodes.add_to(resumed)
+    check_all(resumed, episodes, n_step=3)
 
 
 def test_slots_of_final_observations_are_recycled() -> None:
