@@ -66,6 +66,9 @@ def test_one_update_against_plain_torch(double):
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     q, target = copy.deepcopy(dqn.q), copy.deepcopy(dqn.target_q)
     batch = dqn.replay.sample(32, np.random.default_rng(0), gamma=0.99)
+    # Far-away next observations, where the networks differ about the best action.
+    next_obs_B = 3 * torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    batch = batch._replace(next_obs_B=next_obs_B)
     dqn.update(*batch[:5], batch.weight_B)
 
     optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
