@@ -66,7 +66,7 @@ def write_linked(path: Path, data: memoryview, twin: Path | None) -> None:
     """
     if twin is not None:
         try:
-            if read(twin, size=len(data)) == data:
+            if read(twin, size=len(data)) == bytes(data):  # a memoryview compares far slower
                 os.link(twin, path)
                 return
         except (DataError, OSError):

@@ -137,6 +137,8 @@ def check_every_kill(tmp_path: Path, prepare: Callable) -> int:
     for directory, raised, steps in killed:
         kills += raised is not None
         assert newest_step(directory) in (steps if raised else steps[1:])
+        for path in directory.glob("step_*"):
+            step_of(load(path))  # none is left in parts, not even one that was being pruned
         save(directory, 7, state_of(7), keep_last=1)
         assert newest_step(directory) == 7
         assert not [p.name for p in directory.iterdir() if p.name.startswith(files.TEMPORARY)]
@@ -350,6 +352,8 @@ def check_every_damage(directory: Path) -> int:
                 assert expected in line
                 if len(damaged) == len(content):
                     assert hashlib.sha256(damaged).hexdigest() in line
+                else:
+                    assert f"{len(damaged)} bytes, expected {len(content)}" in line
             count += 1
         file.write_bytes(content)
     assert newest_step(directory) == 2

@@ -114,6 +114,17 @@ def test_keys_that_look_like_our_own_marks_survive(tmp_path, keys):
     assert_equal(load(save(tmp_path, 1, state)), state)
 
 
+def test_arrays_whose_paths_look_alike_are_told_apart(tmp_path):
+    state = {"a/b": np.array(0), "a": {"b": np.array(1)}, "a~1b": np.array(2), "c": [np.array(3)]}
+    assert_equal(load(save(tmp_path, 1, state)), state)
+
+
+def test_a_disk_that_takes_a_few_bytes_at_a_time(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:100]))
+    assert_equal(load(save(tmp_path, 1, golden_state())), golden_state())
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

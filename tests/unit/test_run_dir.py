@@ -311,9 +311,10 @@ def test_a_second_lock_in_the_same_process_is_refused_until_unlock(tmp_path):
 
 def test_a_recycled_pid_is_not_mistaken_for_the_holder(tmp_path):
     run = started_run(tmp_path)
-    (run.path / "lock").write_text(json.dumps({"pid": os.getppid(), "host": "h", "since": "s"}))
+    stale = {"pid": os.getppid(), "host": "a longer one " * 20, "since": "yesterday"}
+    (run.path / "lock").write_text(json.dumps(stale))
     with run.lock():
-        pass
+        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b"\xff", b'{"pid": 3}'])
@@ -331,8 +332,7 @@ if sys.argv[2] == "without the hook":
     run_dir._locked_here.clear()
 child = os.fork()
 if child == 0:
-    time.sleep(60)
-print(child, flush=True)
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
