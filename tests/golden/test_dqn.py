@@ -69,7 +69,7 @@ def test_one_update_against_plain_torch(double):
     # Far-away next observations, where the networks differ about the best action.
     next_obs_B = 3 * torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
     batch = batch._replace(next_obs_B=next_obs_B)
-    dqn.update(*batch[:5], batch.weight_B)
+    got_loss, *_ = dqn.update(*batch[:5], batch.weight_B)
 
     optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
     next_q = target(batch.next_obs_B)
@@ -77,6 +77,7 @@ def test_one_update_against_plain_torch(double):
     chosen = (q if double else target)(batch.next_obs_B).argmax(1)
     y = batch.return_B + batch.discount_B * next_q[range(32), chosen].detach()
     loss = functional.smooth_l1_loss(q(batch.obs_B)[range(32), batch.action_B], y)
+    torch.testing.assert_close(got_loss, loss.detach())  # Adam's first step only sees signs
     loss.backward()
     torch.nn.utils.clip_grad_norm_(q.parameters(), 0.5)
     optimizer.step()
