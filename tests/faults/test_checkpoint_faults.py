@@ -1,14 +1,11 @@
-"""What a checkpoint must survive: kills, full disks, damage and malice. Each with a control."""
+"""What a checkpoint must survive: kills, full disks and damage. Each with a control."""
 
 import errno
 import hashlib
-import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from rlzoo.io import checkpoint, encoding, files
+from rlzoo.io import checkpoint, files
 from rlzoo.io.checkpoint import load, mark_best, newest, save
 from rlzoo.types import DataError, StorageError
-
-SHA256 = r"[0-9a-f]{64}"
 
 
 REAL_FSYNC = os.fsync
@@ -133,8 +127,7 @@ def every_fault(tmp_path: Path, prepare: Callable, error: BaseException, broken:
 
 def check_every_kill(tmp_path: Path, prepare: Callable) -> int:
     kills = 0
-    killed = every_fault(tmp_path, prepare, Killed(), lambda name, n, k: True)
-    for directory, raised, steps in killed:
+    for directory, raised, steps in every_fault(tmp_path, prepare, Killed(), lambda *_: True):
         kills += raised is not None
         assert newest_step(directory) in (steps if raised else steps[1:])
         for path in directory.glob("step_*"):
@@ -153,8 +146,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(tmp_path, prepare):
 
 def test_control_a_save_that_first_removes_the_old_one_is_caught(tmp_path, monkeypatch):
     def careless(temporary: Path, target: Path) -> None:
-        if target.exists():
-            files.remove(target)
+        files.remove(target)
         files.publish(temporary, target)
 
     monkeypatch.setattr(checkpoint, "_put_in_place", careless)
@@ -238,9 +230,8 @@ def disk_events(directory: Path) -> list[tuple[str, str]]:
 
     def record(name: str, real: Callable) -> Callable:
         def call(first, *rest):
-            is_descriptor = isinstance(first, int)
-            path = os.readlink(f"/proc/self/fd/{first}") if is_descriptor else os.fspath(first)
-            events.append((name, path))
+            where = f"/proc/self/fd/{first}"
+            events.append((name, os.readlink(where) if isinstance(first, int) else str(first)))
             return real(first, *rest)
 
         return call
@@ -264,7 +255,6 @@ def check_order(directory: Path) -> None:
     assert ("fsync", str(directory)) in events[renamed:]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name descriptors")
 def test_all_is_synced_before_the_rename_and_the_rename_after(tmp_path, monkeypatch):
     check_order(tmp_path / "sound")
     monkeypatch.setattr(files, "sync_directory", lambda path: None)
@@ -325,11 +315,9 @@ def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(size)
     for length in (1, 7, size):
         for start in {0, size - length, *rng.integers(0, size - length + 1, 6).tolist()}:
-            flipped = bytearray(content)
-            flipped[start : start + length] = bytes(
-                b ^ 0xFF for b in content[start : start + length]
-            )
-            yield f"{length} bytes flipped at {start}", bytes(flipped)
+            flipped = np.frombuffer(content, np.uint8).copy()
+            flipped[start : start + length] ^= 0xFF
+            yield f"{length} bytes flipped at {start}", flipped.tobytes()
 
 
 def check_every_damage(directory: Path) -> int:
@@ -348,8 +336,7 @@ def check_every_damage(directory: Path) -> int:
             (line,) = lines
             assert str(file) in line and "\n" not in line
             if file.name != "manifest.json":
-                expected = hashlib.sha256(content).hexdigest()
-                assert expected in line
+                assert hashlib.sha256(content).hexdigest() in line
                 if len(damaged) == len(content):
                     assert hashlib.sha256(damaged).hexdigest() in line
                 else:
@@ -377,7 +364,7 @@ def test_damage_to_the_manifest_that_is_still_json_is_seen(tmp_path):
     path = save(tmp_path, 2, state_of(2))
     text = (path / "manifest.json").read_text()
     (path / "manifest.json").write_text(text.replace('"step": 2', '"step": 3'))
-    with pytest.raises(DataError, match=rf"manifest\.json: corrupt: sha256 is {SHA256}"):
+    with pytest.raises(DataError, match=r"manifest\.json: corrupt: sha256 is [0-9a-f]{64}"):
         load(path)
 
 
@@ -411,229 +398,3 @@ def test_only_corrupt_is_never_read_as_none(tmp_path, kind):
     with pytest.raises(DataError, match="none of the 1 checkpoints") as caught:
         newest(tmp_path, lines.append)
     assert caught.value.exit_code == 65 and len(lines) == 1
-
-
-# --- row 14: malice ------------------------------------------------------------------------------
-
-
-def sign(path: Path, edit: Callable[[dict], None]) -> None:
-    """Change a manifest as an attacker can: with the hash made to fit again."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    edit(manifest)
-    manifest.pop("sha256", None)
-    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-def replace(path: Path, name: str, data: bytes) -> None:
-    """Replace a file of a checkpoint, hashes made to fit."""
-    (path / name).write_bytes(data)
-    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    sign(path, lambda manifest: manifest["files"].update({name: entry}))
-
-
-@pytest.fixture
-def victim(tmp_path) -> Path:
-    return save(tmp_path / "checkpoints", 1, state_of(1))
-
-
-def refused(path: Path, match: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(DataError, match=match) as caught:
-        load(path)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    assert str(path) in str(caught.value)
-    assert time.monotonic() - start < 1
-
-
-def test_control_a_well_made_change_is_accepted(victim):
-    replace(victim, "state.json", b'{"planted": [1, {"$tensor": "/weights"}]}')
-    assert load(victim)["planted"][0] == 1
-
-
-class Canary:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-def test_a_renamed_pickle_runs_nothing(victim, tmp_path, name):
-    canary = tmp_path / "canary"
-    data = pickle.dumps({"weights": Canary(canary)})
-    if name == "manifest.json":
-        (victim / name).write_bytes(data)
-    else:
-        replace(victim, name, data)
-    refused(victim, name)
-    assert not canary.exists()
-    pickle.loads(data)  # control: the canary would have sung
-    assert canary.exists()
-
-
-def tensors_file(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return (len(text) if length is None else length).to_bytes(8, "little") + text + body
-
-
-def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F64") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        (b"", "too short"),
-        (b"1234567", "too short"),
-        (tensors_file({}, length=7 << 40), "header of 7696581394432 bytes"),
-        (tensors_file({}, length=2**64 - 1), "header of"),
-        (tensors_file({}, length=3), "header of 3|expected at most|not valid JSON"),
-        (tensors_file(b"[" * 100_000), "not valid JSON|nested"),
-        (tensors_file(b'{"a":' * 100 + b"1" + b"}" * 100), "nested deeper"),
-        (tensors_file(b"9" * 10_000), "not valid JSON"),
-        (tensors_file([]), "not a mapping"),
-        (tensors_file({"a": []}), "'a' is malformed"),
-        (tensors_file({"a": {**entry(0, 16), "more": 1}}, bytes(16)), "'a' is malformed"),
-        (tensors_file({"a": {**entry(0, 16), "data_offsets": [0]}}, bytes(16)), "malformed"),
-        (tensors_file({"a": entry(0, 16), "b": entry(8, 24)}, bytes(24)), "'b' overlap"),
-        (tensors_file({"a": entry(0, 16), "b": entry(0, 16)}, bytes(16)), "'b' overlap"),
-        (tensors_file({"a": entry(0, 16), "b": entry(24, 40)}, bytes(40)), "'b' .*gap"),
-        (tensors_file({"a": entry(8, 24)}, bytes(24)), "'a' .*gap"),
-        (tensors_file({"a": entry(0, 16)}, bytes(15)), "beyond the file's end"),
-        (tensors_file({"a": entry(0, 16)}, bytes(17)), "belong to no array"),
-        (tensors_file({}, bytes(1)), "belong to no array"),
-        (tensors_file({"a": entry(-16, 0)}, bytes(16)), "malformed"),
-        (tensors_file({"a": entry(0, 16.0)}, bytes(16)), "malformed"),
-        (tensors_file({"a": entry(False, 16)}, bytes(16)), "malformed"),
-        (tensors_file({"a": entry(16, 0)}, bytes(16)), "has -16 bytes, not 16"),
-        (tensors_file({"a": entry(0, 8)}, bytes(8)), "has 8 bytes, not 16"),
-        (tensors_file({"a": entry(0, 0, [2**32, 2**32])}), "the shape"),
-        (tensors_file({"a": entry(0, 0, [0, 2**70])}), "the shape"),
-        (tensors_file({"a": entry(0, 0, [1] * 40 + [0])}), "the shape"),
-        (tensors_file({"a": entry(0, 16, [-2])}, bytes(16)), "the shape"),
-        (tensors_file({"a": entry(0, 16, [2.0])}, bytes(16)), "the shape"),
-        (tensors_file({"a": entry(0, 16, 2)}, bytes(16)), "the shape"),
-        (tensors_file({"a": entry(0, 16, dtype="O")}, bytes(16)), "the dtype 'O'"),
-        (tensors_file({"a": entry(0, 16, dtype=["F64"])}, bytes(16)), "the dtype"),
-    ],
-)
-def test_tensor_files_that_lie_are_refused(victim, data, match):
-    replace(victim, "tensors.safetensors", data)
-    refused(victim, match)
-
-
-def test_control_a_sound_tensor_file_made_by_hand_is_read():
-    data = tensors_file({"b": entry(0, 0, [0]), "a": entry(0, 16)}, np.array([1.5, 2]).tobytes())
-    arrays = encoding.read_safetensors(data, Path("x"))
-    np.testing.assert_equal(arrays, {"a": np.array([1.5, 2]), "b": np.zeros(0)})
-    np.testing.assert_equal(arrays["a"], safetensors.numpy.load(data)["a"])
-
-
-def test_a_giant_header_that_is_really_there_is_refused_unparsed(victim, monkeypatch):
-    monkeypatch.setattr(encoding, "MAX_HEADER_BYTES", 1 << 10)
-    replace(victim, "tensors.safetensors", tensors_file(b" " * 2000 + b"{}"))
-    refused(victim, "header of 2002 bytes, expected at most 1024")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "match"),
-    [
-        ("state.json", "[1]", "holds no state"),
-        ("state.json", '{"a": {"$tensor": "/absent"}}', "'/absent', which is not there"),
-        ("state.json", '{"a": {"$tensor": ["/weights"]}}', "not there"),
-        ("state.json", '{"a": {"$tensor": "/weights", "b": 1}}', "not there"),
-        ("state.json", '{"a":' * 100 + "1" + "}" * 100, "nested deeper"),
-        ("state.json", "[" * 1_000_000, "not valid JSON"),
-        ("state.json", '{"a": ' + "9" * 5000 + "}", "not valid JSON"),
-        ("manifest.json", "[" * 1_000_000, "not valid JSON"),
-        ("manifest.json", "[]", "not a mapping"),
-    ],
-)
-def test_json_that_lies_is_refused(victim, name, text, match):
-    if name == "manifest.json":
-        (victim / name).write_text(text)
-    else:
-        replace(victim, name, text.encode())
-    refused(victim, rf"{name}: .*{match}")
-
-
-def test_json_beyond_the_limit_is_refused_unread(victim, monkeypatch):
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 5000)
-    replace(victim, "state.json", b" " * 5001 + b"{}")
-    refused(victim, "got 5003 bytes")
-    (victim / "manifest.json").write_bytes(b" " * 5001 + b"{}")
-    refused(victim, r"manifest\.json: 5003 bytes, expected at most 5000")
-
-
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "chunk_..", "x.py", "", "."])
-def test_a_manifest_can_only_name_our_own_files(victim, name):
-    sign(victim, lambda m: m["files"].update({name: {"size": 0, "sha256": "0" * 64}}))
-    refused(victim, "refused the file name")
-
-
-@pytest.mark.parametrize(
-    ("edit", "match"),
-    [
-        (lambda m: m["files"].pop("state.json"), "does not list 'state.json'"),
-        (lambda m: m.update(files=[]), "not a manifest"),
-        (lambda m: m.update(chunked=None), "not a manifest"),
-        (lambda m: m.update(schema="1"), "schema '1'"),
-        (lambda m: m.update(schema=True), "schema True"),
-        (lambda m: m["files"]["state.json"].update(size=-1), "state.json is malformed"),
-        (lambda m: m["files"]["state.json"].update(size=1 << 50), "bytes"),
-        (lambda m: m["files"]["state.json"].update(sha256=["0"]), "state.json is malformed"),
-        (lambda m: m["files"].update({"state.json": 3}), "state.json is malformed"),
-        (lambda m: m["chunked"].update({"/buffer": 3}), "chunked array is malformed"),
-        (lambda m: m["chunked"]["/buffer"].update(files=["../x"]), "not listed"),
-        (lambda m: m["chunked"]["/buffer"].update(files=[["x"]]), "not listed"),
-        (lambda m: m["chunked"]["/buffer"].update(shape=[2001]), "has 2000 bytes, not 2001"),
-        (lambda m: m["chunked"]["/buffer"].update(shape=[2**70, 0]), "the shape"),
-        (lambda m: m["chunked"]["/buffer"].update(dtype="O"), "the dtype 'O'"),
-    ],
-)
-def test_manifests_that_lie_are_refused(victim, edit, match):
-    sign(victim, edit)
-    refused(victim, match)
-
-
-def test_a_small_file_cannot_claim_more_than_the_memory(victim):
-    def bomb(manifest: dict) -> None:
-        layout = manifest["chunked"]["/buffer"]
-        layout["files"] = layout["files"][:1] * 10_000
-        manifest["files"][layout["files"][0]]["size"] = 1 << 40
-        layout["shape"] = [10_000 << 40]
-
-    sign(victim, bomb)
-    refused(victim, "bytes of memory")
-
-
-def test_a_sparse_giant_is_refused_before_it_is_read(victim):
-    with (victim / "tensors.safetensors").open("r+b") as file:
-        file.truncate(8 << 40)
-    sign(victim, lambda m: m["files"]["tensors.safetensors"].update(size=8 << 40))
-    refused(victim, r"tensors\.safetensors: needs 8796093022208 bytes of memory")
-
-
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json", "chunk"])
-@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "socket"])
-def test_only_regular_files_are_opened(victim, tmp_path, name, kind):
-    file = next(file for file in sorted(victim.iterdir()) if file.name.startswith(name))
-    elsewhere = tmp_path / "elsewhere"
-    file.rename(elsewhere)
-    if kind == "symlink":
-        file.symlink_to(elsewhere)  # even to the right content
-    elif kind == "fifo":
-        os.mkfifo(file)  # opening it for reading would wait for ever
-    elif kind == "directory":
-        file.mkdir()
-    else:
-        os.mknod(file, 0o140600)
-    refused(victim, "not a regular file")
-
-
-def test_control_a_fifo_hangs_those_who_open_it(tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run(["cat", str(tmp_path / "fifo")], timeout=0.2)
