@@ -1,0 +1,123 @@
+"""From the settings of an env to the env itself: one, or B of them that share a clock."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.process import ProcessVectorEnv
+from rlzoo.envs.restore import probe_restore
+from rlzoo.envs.sync import SyncVectorEnv
+from rlzoo.envs.wrappers import with_array_observations
+from rlzoo.seeding import TRAIN
+from rlzoo.settings import nearest, setting
+from rlzoo.types import UsageError, VectorEnv
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which env, how many of them, and where they run."""
+
+    name: str = setting("gym", "the preset's name, used for run directories")
+    id: str = setting("", "a gymnasium id, such as CartPole-v1 or my_module:MyEnv-v0")
+    kwargs: dict[str, Any] | None = setting(  # noqa: RUF009  (None is no mutable default)
+        None, "arguments of the env's constructor"
+    )
+    max_episode_steps: int | None = setting(
+        None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
+    )
+    num_envs: int = setting(1, "number of envs that are stepped together", low=1)
+    backend: Literal["sync", "process"] = setting(
+        "sync", "step the envs in this process, or in worker processes (for slow simulators)"
+    )
+    workers: int = setting(0, "worker processes (0: one per core, but no more than envs)", low=0)
+    timeout_seconds: float = setting(
+        60.0, "an env that takes longer than this for one step is taken for hung (process)", above=0
+    )
+    restore: Literal["auto", "replay", "rebuild", "restart"] = setting(
+        "auto", "how an episode is resumed (rlzoo/envs/episodes.py); auto finds out by experiment"
+    )
+
+    def check(self) -> None:
+        find_spec(self.id)
+
+
+def find_spec(id: str) -> EnvSpec:
+    """The registered spec of a gymnasium id, or a UsageError that names the nearest id.
+
+    For 'module:Name-v0' the module is imported first; it registers the env.
+    """
+    if not id:
+        raise UsageError("env.id: got nothing, expected a gymnasium id such as env.id=CartPole-v1")
+    module, _, name = id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except ImportError as error:
+        raise UsageError(f"env.id: got '{id}', whose module cannot be imported: {error}") from error
+    except gymnasium.error.Error as error:
+        reason = str(error).split(". ")[0].rstrip(".")
+        hint = nearest(name, gymnasium.registry)
+        raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
+
+
+def make_env(
+    config: EnvConfig, *, render_mode: str | None = None, spec: EnvSpec | None = None
+) -> Env:
+    """One env with array (or integer) observations and its time limit, free of checking wrappers.
+
+    `spec` is the already looked-up `config.id`, for a process in which that id is not registered.
+    Raises UsageError for an unknown id, wrong `kwargs`, or a package that is not installed.
+    """
+    spec = copy.deepcopy(spec or find_spec(config.id))
+    spec.order_enforce, spec.disable_env_checker = False, True  # EpisodeEnv does both, faster
+    kwargs = dict(config.kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    try:
+        env = gymnasium.make(spec, max_episode_steps=config.max_episode_steps, **kwargs)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(f"env.id={spec.id} needs another package: {error}") from error
+    except TypeError as error:
+        raise UsageError(f"env.kwargs: {error}") from error
+    return with_array_observations(env)
+
+
+def make_vector(
+    config: EnvConfig, *, run_seed: int, purpose: str = TRAIN, num_envs: int | None = None
+) -> VectorEnv:
+    """`num_envs` envs (default: as configured) with the configured backend."""
+    make = partial(make_env, config, spec=find_spec(config.id))
+    num_envs = num_envs or config.num_envs
+    restore = restore_class(config, run_seed)
+    if config.backend == "process":
+        return ProcessVectorEnv(
+            make,
+            num_envs=num_envs,
+            run_seed=run_seed,
+            purpose=purpose,
+            restore=restore,
+            workers=config.workers,
+            timeout_seconds=config.timeout_seconds,
+        )
+    return SyncVectorEnv(
+        [
+            EpisodeEnv(make, run_seed=run_seed, purpose=purpose, env_index=i, restore=restore)
+            for i in range(num_envs)
+        ]
+    )
+
+
+def restore_class(config: EnvConfig, seed: int) -> RestoreClass:
+    """The configured restore class; `auto` plays a few short episodes to find out."""
+    if config.restore == "auto":
+        return probe_restore(partial(make_env, config), seed)
+    return config.restore

@@ -1,0 +1,146 @@
+"""Every env that ships: a sound env, restored as its file says, stepped as gymnasium steps it."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+from gymnasium.utils.env_checker import check_env
+
+import rlzoo
+from rlzoo.envs.make import EnvConfig, make_env, make_vector
+from rlzoo.envs.restore import probe_restore
+from rlzoo.seeding import TRAIN, episode_seed
+from rlzoo.settings import read
+from rlzoo.types import UsageError
+
+FILES = sorted((Path(rlzoo.__file__).parents[1] / "conf" / "env").glob("*.yaml"))
+PRESETS = [path.stem for path in FILES if path.stem != "gym"]
+
+
+def preset(name: str, **changes) -> EnvConfig:
+    [path] = [path for path in FILES if path.stem == name]
+    return read(EnvConfig, yaml.safe_load(path.read_text()) | changes, "env")
+
+
+def test_what_was_promised_is_there() -> None:
+    promised = """frozenlake frozenlake8x8 cliffwalking taxi cartpole acrobot mountaincar
+                  lunarlander lunarlander_continuous"""
+    assert set(promised.split()) <= set(PRESETS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_are_described_and_named_after_the_preset(path: Path) -> None:
+    first, *_ = path.read_text().splitlines()
+    assert first.startswith("# ") and len(first) <= 100
+    assert yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+def test_the_generic_preset_asks_for_an_id() -> None:
+    with pytest.raises(UsageError, match="expected a gymnasium id"):
+        preset("gym")
+    assert preset("gym", id="Pendulum-v1").id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_gymnasiums_checker_passes(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on wrappers and on infinite bounds
+        check_env(make_env(preset(name)), skip_render_check=True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_restore_class_is_the_one_found_by_experiment(name: str) -> None:
+    config = preset(name)
+    assert probe_restore(partial(make_env, config), 0) == config.restore
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_episodes_end(name: str) -> None:
+    config = preset(name)
+    assert config.max_episode_steps or gymnasium.spec(config.id).max_episode_steps
+
+
+NUM_ENVS, STEPS = 3, 250
+
+
+def random_actions(space: gymnasium.Space) -> list[np.ndarray]:
+    space.seed(0)
+    return [np.stack([space.sample() for _ in range(NUM_ENVS)]) for _ in range(STEPS)]
+
+
+def reference(config: EnvConfig, actions: list[np.ndarray]) -> list[tuple]:
+    """The plain loop over gymnasium's own envs, with all of their wrappers."""
+    made = dict(max_episode_steps=config.max_episode_steps, **(config.kwargs or {}))
+    envs = [gymnasium.make(config.id, **made) for _ in range(NUM_ENVS)]
+    episode = [0] * NUM_ENVS
+    now = [env.reset(seed=episode_seed(5, TRAIN, i, 0))[0] for i, env in enumerate(envs)]
+    seen = []
+    for action_B in actions:
+        for i, env in enumerate(envs):
+            obs = np.array(now[i])
+            next_obs, reward, terminated, truncated, _ = env.step(action_B[i])
+            now[i] = next_obs
+            if terminated or truncated:
+                episode[i] += 1
+                now[i], _ = env.reset(seed=episode_seed(5, TRAIN, i, episode[i]))
+            seen.append(record(obs, next_obs, reward, terminated, truncated))
+    assert max(episode) > 0 or config.name in ("acrobot",), "no episode ended: look at more steps"
+    return seen
+
+
+def record(obs, next_obs, reward, terminated, truncated) -> tuple:
+    return (
+        np.asarray(obs).tobytes(),
+        np.asarray(next_obs).tobytes(),
+        float(reward),
+        bool(terminated),
+        bool(truncated),
+    )
+
+
+def collected(config: EnvConfig, actions: list[np.ndarray]) -> list[tuple]:
+    vector = make_vector(config, run_seed=5, num_envs=NUM_ENVS)
+    seen = []
+    try:
+        for action_B in actions:
+            obs_B = vector.obs_B
+            step = vector.step(action_B)
+            seen += [record(obs_B[i], *(a[i] for a in step)) for i in range(NUM_ENVS)]
+        assert vector.obs_B.dtype == vector.observation_space.dtype
+    finally:
+        vector.close()
+    return seen
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_vector_env_equals_a_scalar_loop(name: str) -> None:
+    config = preset(name)
+    actions = random_actions(make_env(config).action_space)
+    expected = reference(config, actions)
+    assert collected(config, actions) == expected
+    assert collected(config, actions[::-1]) != expected  # the control: actions do matter
+
+
+@pytest.mark.parametrize("name", ["taxi", "lunarlander_continuous"])
+def test_worker_processes_see_the_same_as_one_process(name: str) -> None:
+    config = preset(name, backend="process", workers=2)
+    actions = random_actions(make_env(config).action_space)
+    assert collected(config, actions) == collected(preset(name), actions)
+
+
+def test_an_id_registered_here_is_known_in_the_workers() -> None:
+    entry_point = "gymnasium.envs.classic_control:MountainCarEnv"
+    gymnasium.register("OnlyHere-v0", entry_point=entry_point, max_episode_steps=20)
+    try:
+        config = EnvConfig(id="OnlyHere-v0", backend="process", workers=1)
+        actions = random_actions(gymnasium.spaces.Discrete(3))[:30]
+        ended = [truncated for *_, truncated in collected(config, actions)]
+        assert sum(ended) == NUM_ENVS
+    finally:
+        del gymnasium.registry["OnlyHere-v0"]

@@ -1,0 +1,301 @@
+"""Envs that raise, lie, hang or die: who, where and when is named, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from rlzoo.envs import checks
+from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.process import LEAVE_SECONDS, ProcessVectorEnv
+from rlzoo.envs.sync import SyncVectorEnv
+from rlzoo.seeding import TRAIN, episode_seed
+from rlzoo.types import EnvError, NonFiniteError
+
+BOX = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+DISCRETE = gymnasium.spaces.Discrete(4)
+PAIR = gymnasium.spaces.MultiDiscrete([3, 3])
+EPISODE_STEPS = 3
+# The fault strikes env 3 in its episode 1, at step 2 of it: at the 5th step of all.
+SEED = episode_seed(0, TRAIN, 3, 1)
+PLACE = rf"env 3, episode 1 \(seed {SEED}\), step 2: "
+
+
+class FaultyEnv(gymnasium.Env):
+    """Well-behaved but for one step under one seed, in which `fault` is returned or done."""
+
+    def __init__(self, space=BOX, fault="none", at_seed=SEED, at_step=2, action_space=DISCRETE):
+        self.observation_space, self.action_space = space, action_space
+        self.fault, self.at_seed, self.at_step = fault, at_seed, at_step
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.t = seed, 0
+        return self._do()[0], {}
+
+    def step(self, action):
+        self.t += 1
+        obs, reward = self._do()
+        return obs, reward, self.t == EPISODE_STEPS, False, {}
+
+    def _do(self):
+        space = self.observation_space
+        obs = 0 if space == DISCRETE else np.zeros(space.shape, space.dtype)
+        if (self.seed, self.t) != (self.at_seed, self.at_step):
+            return obs, 0.0
+        match self.fault:
+            case "raise":
+                raise ZeroDivisionError("not my\nday")
+            case "hang":
+                time.sleep(1000)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case ("reward", reward):
+                return obs, reward
+            case ("observation", wrong):
+                return wrong, 0.0
+        return obs, 0.0
+
+
+def sync(num_envs: int = 4, **kwargs) -> SyncVectorEnv:
+    make = partial(FaultyEnv, **kwargs)
+    return SyncVectorEnv(
+        [EpisodeEnv(make, run_seed=0, purpose=TRAIN, env_index=i) for i in range(num_envs)]
+    )
+
+
+def process(timeout_seconds: float = 60.0, **kwargs) -> ProcessVectorEnv:
+    return ProcessVectorEnv(
+        partial(FaultyEnv, **kwargs),
+        num_envs=4,
+        run_seed=0,
+        purpose=TRAIN,
+        workers=2,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def play(vector, steps: int = 6) -> None:
+    for _ in range(steps):
+        vector.step(np.zeros(4, dtype=np.int64))
+
+
+OBSERVATIONS = [
+    (BOX, np.array([0, np.nan], np.float32), NonFiniteError, r"nan at index \[1\]"),
+    (BOX, np.array([-np.inf, 0], np.float32), NonFiniteError, r"-inf at index \[0\]"),
+    (BOX, np.zeros(1, np.float32), EnvError, r"float32 \(1,\), expected float32 \(2,\)"),
+    (BOX, np.zeros((1, 2), np.float32), EnvError, r"\(1, 2\), expected float32 \(2,\)"),
+    (BOX, np.float32(0), EnvError, r"expected float32 \(2,\)"),
+    (BOX, np.zeros(2, np.float64), EnvError, r"float64 \(2,\), expected float32"),
+    (BOX, [0.0, 0.0], EnvError, "expected float32"),
+    (BOX, None, EnvError, "got None"),
+    (DISCRETE, 4, EnvError, "got 4, expected an integer from 0 to 3"),
+    (DISCRETE, -1, EnvError, "got -1"),
+    (DISCRETE, 1.0, EnvError, "got 1.0"),
+    (DISCRETE, float("nan"), EnvError, "got nan"),
+    (PAIR, np.array([0, 3]), EnvError, r"got \[0, 3\]"),
+    (PAIR, np.array([0.0, 1.0]), EnvError, "float64"),
+]
+REWARDS = [
+    (float("nan"), NonFiniteError, "reward: got nan"),
+    (np.float32("inf"), NonFiniteError, "reward: got inf"),
+    (None, EnvError, "TypeError"),
+    (np.zeros(2), EnvError, "TypeError"),
+]
+
+
+@pytest.mark.parametrize(("space", "obs", "kind", "text"), OBSERVATIONS)
+def test_a_wrong_observation_stops_there(space, obs, kind, text: str) -> None:
+    vector = sync(space=space, fault=("observation", obs))
+    play(vector, 4)
+    with pytest.raises(kind, match=PLACE + "observation: .*" + text) as caught:
+        play(vector, 1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(kind, match=PLACE + "observation: .*" + text):
+        step_alone(space=space, fault=("observation", obs))
+
+
+@pytest.mark.parametrize(("reward", "kind", "text"), REWARDS)
+def test_a_wrong_reward_stops_there(reward, kind, text: str) -> None:
+    with pytest.raises(kind, match=PLACE + text):
+        play(sync(fault=("reward", reward)))
+    with pytest.raises(kind, match=PLACE + text):
+        step_alone(fault=("reward", reward))
+
+
+@pytest.mark.parametrize(("space", "obs", "kind", "text"), OBSERVATIONS)
+def test_a_wrong_first_observation_stops_there(space, obs, kind, text: str) -> None:
+    vector = sync(space=space, fault=("observation", obs), at_step=0)
+    play(vector, 2)
+    with pytest.raises(kind, match=PLACE.replace("step 2", "step 0") + "observation: .*" + text):
+        play(vector, 1)
+
+
+def step_alone(**kwargs) -> None:
+    env = EpisodeEnv(partial(FaultyEnv, **kwargs), run_seed=0, purpose=TRAIN, env_index=3)
+    for _ in range(6):
+        env.step(0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (BOX, np.array([0, np.nan], np.float32)),
+        (BOX, np.zeros(1, np.float32)),
+        (BOX, np.zeros(2, np.float64)),
+        (DISCRETE, 4),
+        (PAIR, np.array([0, 3])),
+    ],
+)
+def test_without_the_guards_the_faults_pass_unseen(monkeypatch, fault) -> None:
+    """The control: it is the checks that find them, not NumPy or the env."""
+    monkeypatch.setattr(checks, "_form_test", lambda space: lambda value: True)
+    monkeypatch.setattr(checks, "_values_test", lambda space, bounded: lambda value: True)
+    play(sync(space=fault[0], fault=("observation", fault[1])))
+
+
+@pytest.mark.parametrize(
+    ("space", "action_B", "text"),
+    [
+        (DISCRETE, np.array([0, 1, 4, 0]), "env 2, .*step 0: action: got 4, expected an integer"),
+        (DISCRETE, np.array([0, -1, 0, 0]), "env 1, .*got -1"),
+        (DISCRETE, np.array([0.0, 1.0, 0.0, 0.0]), r"actions: got float64 \(4,\)"),
+        (DISCRETE, np.array([0, 0, 0]), r"actions: got int64 \(3,\), expected int64 \(4,\)"),
+        (DISCRETE, np.zeros((4, 1), np.int64), r"actions: got int64 \(4, 1\)"),
+        (PAIR, np.full((4, 2), 3), r"env 0, .*got \[3, 3\]"),
+        (gymnasium.spaces.Box(-1, 1, (1,)), np.full((4, 1), 1.01), "env 0, .*from -1 to 1"),
+        (gymnasium.spaces.Box(-1, 1, (1,)), np.full((4, 1), np.nan), "env 0, .*nan at index"),
+        (gymnasium.spaces.Box(-1, 1, (1,)), np.zeros(4), r"expected float32 \(4, 1\)"),
+    ],
+)
+def test_an_action_outside_the_space_does_not_reach_the_env(space, action_B, text: str) -> None:
+    vector = sync(action_space=space)
+    with pytest.raises(EnvError, match=text):
+        vector.step(action_B)
+    assert [member.length for member in vector.members] == [0] * 4
+    if len(action_B) == 4 and text.startswith("env"):
+        with pytest.raises(EnvError, match="action: got"):
+            for member, action in zip(vector.members, action_B, strict=True):
+                member.step(action)
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie only waits to be noticed
+
+
+def pids(vector: ProcessVectorEnv) -> list[int]:
+    return [int(worker.process.pid or 0) for worker in vector._workers]
+
+
+def assert_gone(workers: list[int], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, f"still there: {list(filter(alive, workers))}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("raise", "ZeroDivisionError: not my day"),
+        ("die", r"the worker process died \(exit code -9\)"),
+        ("hang", "no answer within 0.5 seconds"),
+    ],
+)
+def test_a_failing_worker_is_named_and_none_is_left(fault: str, text: str) -> None:
+    vector = process(timeout_seconds=0.5 if fault == "hang" else 60.0, fault=fault)
+    workers = pids(vector)
+    assert all(map(alive, workers))
+    play(vector, 4)
+    start = time.monotonic()
+    with pytest.raises(EnvError, match=PLACE + text):
+        play(vector, 1)
+    assert time.monotonic() - start < LEAVE_SECONDS  # nobody waits for a stuck worker to leave
+    assert not any(map(alive, workers))
+    with pytest.raises(EnvError, match="already closed"):
+        play(vector, 1)
+
+
+def test_a_failing_worker_is_named_after_a_resume_too() -> None:
+    before = sync(fault="die")
+    play(before, 4)
+    vector = process(fault="die")
+    vector.load(before.state())
+    with pytest.raises(EnvError, match=PLACE + "the worker process died"):
+        play(vector, 1)
+
+
+def test_an_error_in_a_worker_keeps_its_kind_and_its_traceback() -> None:
+    vector = process(fault=("reward", float("nan")))
+    with pytest.raises(NonFiniteError, match=PLACE + "reward: got nan") as caught:
+        play(vector)
+    assert "episodes.py" in "".join(caught.value.__notes__)
+
+
+def test_close_leaves_nothing_and_can_be_repeated() -> None:
+    vector = process()
+    workers = pids(vector)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    vector.close()
+    vector.close()
+    assert not any(map(alive, workers))
+    assert len(os.listdir("/proc/self/fd")) < descriptors
+
+
+PARENT = """
+import sys, time
+sys.path.insert(0, {here!r})
+from test_env_faults import pids, play, process
+if __name__ == "__main__":
+    vector = process(fault={fault!r})
+    print(*pids(vector), flush=True)
+    play(vector, 4)
+    if {end!r} == "exit":
+        sys.exit(3)
+    play(vector)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(("end", "fault"), [("kill", "hang"), ("kill", "none"), ("exit", "none")])
+def test_workers_live_as_long_as_their_parent_whatever_happens(
+    tmp_path, end: str, fault: str
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(here=str(Path(__file__).parent), end=end, fault=fault))
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert parent.stdout is not None
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        if end == "kill":
+            for pid in workers:  # as a terminal or a scheduler does, to the whole group
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.3)  # one worker is stuck in a step by now, if it is to be
+            assert all(map(alive, workers))
+            parent.kill()
+        parent.wait(timeout=20)
+        assert_gone(workers)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
