@@ -67,5 +67,5 @@ def torch_seed(run_seed: int, *path: int | str) -> Iterator[None]:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run_seed, *path))
+        torch.default_generator.manual_seed(derive_seed(run_seed, *path))
         yield
