@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.settings import nearest
+from rlzoo.stop import StopSignal
 from rlzoo.types import RlzooError, UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from rlzoo.run import Run
 
 HELP = """\
 rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, shows the result.
@@ -21,16 +28,17 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo algo=dqn env=gym env.id=Acrobot-v1      any gymnasium environment
   rlzoo -m algo=dqn seed=0,1,2 algo.lr=1e-3,3e-4    sweep: every combination, a process each
   rlzoo resume=latest total_env_steps=200_000   go on where a run stopped (latest, or a run's path)
-  rlzoo list                                    algorithms, environments, experiments
+  rlzoo list [GROUP]                            algorithms, environments, experiments, ...
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
   rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
   tensorboard --logdir outputs                  read it
 
-options before a training command
+options of training
   -m, --multirun     sweep; with --jobs N (processes at a time) and --name NAME (its folder; a sweep
                      of the same name skips finished jobs and resumes the others)
-  --cfg job          print the resolved configuration and stop
+  -c, --cfg job      print the resolved configuration and stop
+  run_dir=PATH       the run's directory (otherwise a new one below output_dir=outputs)
   -h, --help, --version
 
 exit codes: 0 done, 64 wrong usage, 65 bad data, 70 failed (NaN, environment), 73 cannot create,
@@ -40,22 +48,31 @@ exit codes: 0 done, 64 wrong usage, 65 bad data, 70 failed (NaN, environment), 7
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. RlzooErrors become one line on stderr."""
-    words = list(sys.argv[1:] if words is None else words)
     try:
-        return _dispatch(words)
+        code = _dispatch(list(sys.argv[1:] if words is None else words))
+        sys.stdout.flush()
+        return code
     except RlzooError as error:
-        print(f"rlzoo: error: {error}", file=sys.stderr)
+        note("error: " + " ".join(str(error).split()))  # one line, whatever a library wrote
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # `rlzoo list | head`: point stdout elsewhere so that the interpreter can exit quietly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        # stdout may be what failed: nothing is left in it for the interpreter to fail on again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):  # `rlzoo list | head`
+            return 128 + signal.SIGPIPE
+        note(f"error: {error}")
+        return 74
+
+
+def note(line: str) -> None:
+    """A line for the person at the terminal; results go to stdout, everything else here."""
+    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0
     if words[0] == "--version":
@@ -65,119 +82,132 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] in VERBS:
         return VERBS[words[0]](words[1:])
-    options, overrides = _split_options(words)
-    if "resume" in overrides:
-        raise UsageError("resume: expected resume=latest or resume=RUN")
-    for word in overrides:
+    return train(words)
+
+
+def _read_options(words: list[str]) -> Namespace:
+    """`-m`, `--jobs` and so on; `.words` are the overrides that remain."""
+    from argparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            raise UsageError(f"{message}. See rlzoo --help")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--name", default="")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    options = parser.parse_intermixed_args(words)
+    for word in options.words:
         if "=" not in word and not word.startswith("~"):
-            raise UsageError(f"unknown command '{word}'.{nearest(word, VERBS)} See rlzoo --help")
-    if options.get("multirun"):
-        from rlzoo.sweep import run_sweep
-
-        return run_sweep(overrides, jobs=int(options["jobs"]), name=options["name"])
-    if options.get("cfg"):
-        print(configuration.to_yaml(configuration.compose(overrides)), end="")
-        return 0
-    return train(overrides)
-
-
-def _split_options(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    options: dict[str, Any] = {"jobs": os.cpu_count() or 1, "name": ""}
-    overrides = []
-    rest = iter(words)
-    for word in rest:
-        name, has_value, value = word.partition("=")
-        if word in ("-m", "--multirun"):
-            options["multirun"] = True
-        elif name in ("--cfg", "-c", "--jobs", "--name"):
-            value = value if has_value else next(rest, "")
-            options["cfg" if name == "-c" else name[2:]] = value
-        elif word in ("-h", "--help"):
-            return {}, []
-        elif word.startswith("-"):
-            known = ["--multirun", "--cfg", "--jobs", "--name", "--help", "--version"]
-            raise UsageError(f"unknown option '{word}'.{nearest(word, known)} See rlzoo --help")
-        else:
-            overrides.append(word)
-    if not str(options["jobs"]).isdigit() or int(options["jobs"]) < 1:
-        raise UsageError(f"--jobs: got '{options['jobs']}', expected a whole number >= 1")
-    if options.get("cfg", "job") != "job":
-        raise UsageError(f"--cfg: got '{options['cfg']}', expected job")
-    return options, overrides
+            hint = " It must come first." if word in VERBS else ""
+            hint = hint or nearest(word, [*VERBS, "help", "resume=latest"])
+            raise UsageError(f"unknown command '{word}'.{hint} See rlzoo --help")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs: got {options.jobs}, expected a whole number >= 1")
+    return options
 
 
 def train(words: list[str]) -> int:
-    """Train a new run, or go on with one (resume=latest, resume=PATH)."""
-    words, chosen = _take(words, {"resume": "", "run_dir": ""})
-    if chosen["resume"]:
-        return _resume(chosen["resume"], words)
-    config = configuration.compose(words)
-    from rlzoo.io.run_dir import RunDir, provenance
-    from rlzoo.run import check_spaces
+    """Train a new run, go on with one (resume=latest, resume=PATH), or sweep."""
+    options = _read_options(words)
+    words, places = _take(options.words, {"resume": "", "run_dir": ""})
+    if options.multirun:
+        if places["resume"] or places["run_dir"] or options.cfg:
+            raise UsageError("-m: a sweep takes no resume=, run_dir= or --cfg; see --name")
+        from rlzoo.sweep import run_sweep
 
-    output = Path(chosen["run_dir"]).parent if chosen["run_dir"] else Path(config.output_dir)
-    RunDir.check_writable(output)
-    check_spaces(config)
-    if chosen["run_dir"]:
-        directory = RunDir.claim_at(Path(chosen["run_dir"]))
-    else:
-        directory = RunDir.claim(output, config.algo.name, config.env.name, config.seed)
-    with directory.lock():
-        directory.write_text("config.yaml", configuration.to_yaml(config))
-        directory.write_json("overrides.json", list(words))
-        directory.write_json("provenance.json", provenance())
-        return _run(config, directory)
+        return run_sweep(words, jobs=options.jobs, name=options.name)
+    if all(places.values()):
+        raise UsageError("run_dir=: a run is resumed in its own directory")
+    if places["resume"]:
+        return _resume(places["resume"], words, show_only=bool(options.cfg))
+    config = configuration.compose(words, note=note)
+    if options.cfg:
+        print(configuration.to_yaml(config), end="")
+        return 0
+    with StopSignal().installed() as stop:
+        from rlzoo.io.run_dir import RunDir, provenance
+        from rlzoo.run import Run, check_spaces
+
+        run_dir = Path(places["run_dir"])
+        output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
+        RunDir.check_writable(output)
+        check_spaces(config)
+        if stop():
+            return stop.exit_code
+        if places["run_dir"]:
+            directory = RunDir.claim_at(run_dir)
+        else:
+            directory = RunDir.claim(output, config.algo.name, config.env.name, config.seed)
+        with directory.lock():
+            with directory.preparing():
+                directory.write_text("config.yaml", configuration.to_yaml(config))
+                directory.write_json("overrides.json", words)
+                directory.write_json("provenance.json", provenance())
+                run = Run(config, directory, stop)
+            return _run(run, stop)
 
 
-def _resume(which: str, words: list[str]) -> int:
+def _resume(which: str, words: list[str], *, show_only: bool) -> int:
     from rlzoo.io.run_dir import RunDir, latest
 
-    root = _output_dir(words)
-    directory = RunDir.open(latest(root) if which == "latest" else Path(which))
-    saved = configuration.load_yaml(
-        (directory.path / "config.yaml").read_text(), f"{directory.path}/config.yaml"
-    )
-    registry.load_plugins(saved.get("plugins") or ())
+    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
+    path = latest(Path(*roots or ["outputs"])) if which == "latest" else Path(which)
+    directory = RunDir.open(path)
+    file = path / "config.yaml"
+    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
     config, differences = configuration.with_overrides(saved, words)
-    with directory.lock():
-        print(f"resume {directory.path}", file=sys.stderr)
-        for line in differences:
-            print(f"  {line}", file=sys.stderr)
+    if show_only:
+        print(configuration.to_yaml(config), end="")
+        return 0
+    result = path / "result.json"
+    with StopSignal().installed() as stop, directory.lock():
+        if result.exists() and "total_env_steps" not in differences:
+            note(f"{path} is finished; raise total_env_steps to go on")
+            return 0
+        from rlzoo.run import Run
+
+        run = Run(config, directory, stop)
+        reached = run.algorithm.counters.env_steps
+        if "total_env_steps" in differences and config.total_env_steps < reached:
+            raise UsageError(
+                f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "
+                "which the run has made already"
+            )
+        for key, (before, after) in differences.items():
+            note(f"changed {key}: {before} -> {after}")
         if differences:
             directory.write_text("config.yaml", configuration.to_yaml(config))
-        return _run(config, directory)
+        result.unlink(missing_ok=True)
+        directory.set_status("running")
+        return _run(run, stop)
 
 
-def _output_dir(words: Sequence[str]) -> Path:
-    for word in words:
-        if word.startswith("output_dir="):
-            return Path(word.partition("=")[2])
-    return Path("outputs")
-
-
-def _run(config: Any, directory: Any) -> int:
-    from rlzoo.run import Run, note
-    from rlzoo.stop import StopSignal
-
-    note(f"run directory {directory.path}")
-    with StopSignal(note).installed() as stop:
-        status = Run(config, directory, stop).train()
-        if status == "stopped":
-            note(f"stopped; go on with: rlzoo resume={directory.path}")
-            return stop.exit_code
+def _run(run: Run, stop: StopSignal) -> int:
+    note(f"run directory {run.directory.path}")
+    if run.train() == "stopped":
+        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
+        return stop.exit_code
     return 0
 
 
 def list_everything(words: list[str]) -> int:
-    """Algorithms, envs, experiments and the other groups, one line each."""
-    _, chosen = _take(words, {"plugins": ""})
-    registry.load_plugins([m for m in chosen["plugins"].strip("[]").split(",") if m])
+    """The options of each config group, or of those named, one line each."""
+    chosen, options = _take(words, {"plugins": ""})
+    registry.load_plugins(name for name in options["plugins"].strip("[]").split(",") if name)
     groups = configuration.groups()
-    order = ["algo", "env", "experiment"]
-    for group in order + [g for g in groups if g not in order]:
+    for group in chosen:
+        if group not in groups:
+            raise UsageError(f"list: unknown group '{group}'. Known: {', '.join(groups)}")
+    first = ["algo", "env", "experiment"]
+    for group in chosen or [*first, *(g for g in groups if g not in first)]:
         print(f"{group}=")
+        width = max(map(len, groups[group])) + 2
         for option in groups[group]:
-            print(f"  {option:24}{configuration.description(group, option)}")
+            print(f"  {option:{width}}{configuration.description(group, option)}".rstrip())
     return 0
 
 
@@ -187,39 +217,49 @@ def _take(words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict[s
     for word in words:
         name, separator, value = word.partition("=")
         if separator and name in defaults:
+            if not value:
+                raise UsageError(f"{name}=: got nothing, expected a value")
             chosen[name] = value
         else:
             rest.append(word)
     return rest, chosen
 
 
+def _arguments(verb: str, words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict]:
+    """The paths and the options of a command that looks at runs."""
+    paths, chosen = _take(words, defaults)
+    for word in paths:
+        name, equals, _ = word.partition("=")
+        if word.startswith("-") or (equals and not Path(word).exists()):
+            known = ", ".join(f"{option}=" for option in defaults)
+            raise UsageError(
+                f"{verb}: unknown option '{word}'.{nearest(name, defaults)} Known: {known}"
+            )
+    if not paths or (len(paths) > 1 and verb != "compare"):
+        raise UsageError(f"{verb}: got {len(paths)} paths, expected a run directory (or latest)")
+    return paths, chosen
+
+
 def _evaluate(words: list[str]) -> int:
+    [path], options = _arguments("evaluate", words, {"episodes": "100", "checkpoint": "best"})
     from rlzoo import show
 
-    paths, chosen = _take(words, {"episodes": "100", "checkpoint": "best"})
-    return show.evaluate_run(_one_run(paths, "evaluate"), **chosen)
+    return show.evaluate_run(path, **options)
 
 
 def _play(words: list[str]) -> int:
+    defaults = {"episode": "0", "checkpoint": "best", "file": ""}
+    [path], options = _arguments("play", words, defaults)
     from rlzoo import show
 
-    paths, chosen = _take(words, {"episode": "0", "checkpoint": "best", "file": ""})
-    return show.play_run(_one_run(paths, "play"), **chosen)
+    return show.play_run(path, **options)
 
 
 def _compare(words: list[str]) -> int:
+    paths, options = _arguments("compare", words, {"file": ""})
     from rlzoo import show
 
-    paths, chosen = _take(words, {"file": ""})
-    if not paths:
-        raise UsageError("compare: expected run directories, such as outputs/dqn-cartpole/*")
-    return show.compare_runs(paths, **chosen)
-
-
-def _one_run(paths: list[str], verb: str) -> str:
-    if len(paths) != 1:
-        raise UsageError(f"{verb}: got {len(paths)} run directories {paths}, expected one")
-    return paths[0]
+    return show.compare_runs(paths, **options)
 
 
 VERBS = {

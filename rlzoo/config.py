@@ -7,20 +7,24 @@ Defaults live in the dataclasses alone, YAML files hold only what differs (docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from rlzoo import registry
 from rlzoo.settings import nearest, plain, read, setting
-from rlzoo.types import UsageError
+from rlzoo.types import DataError, UsageError
 
 # A checkout has conf/ at its top level; the wheel carries a copy inside the package.
 _PACKAGED = Path(__file__).parent / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
-MULTIPLE_CHOICE = ("algo", "network", "replay")  # groups whose settings class the registry knows
+KINDS = ("algo", "network", "replay")  # groups whose options have classes in the registry
+OPTIONAL_GROUPS = ("experiment", "debug")  # "none" is a choice
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,22 @@ class RunConfig:
     plugins: tuple[str, ...] = setting((), "modules to import first, such as my_package.my_algo")
 
 
+def _conf_dirs() -> tuple[Path, ...]:
+    return CONF_DIR, *registry.plugin_conf_dirs
+
+
 def groups() -> dict[str, list[str]]:
     """The config groups and their options, from the file names under conf/ and the registry."""
-    found: dict[str, set[str]] = {}
-    for root in (CONF_DIR, *registry.plugin_conf_dirs):
+    found = {kind: set(registry.names(kind)) for kind in KINDS}
+    for root in _conf_dirs():
         for file in root.glob("*/*.yaml"):
             found.setdefault(file.parent.name, set()).add(file.stem)
-    for kind in MULTIPLE_CHOICE:
-        found.setdefault(kind, set()).update(registry.names(kind))
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
 def description(group: str, option: str) -> str:
     """The one-line comment that each YAML file begins with."""
-    for root in (CONF_DIR, *registry.plugin_conf_dirs):
+    for root in _conf_dirs():
         file = root / group / f"{option}.yaml"
         if file.is_file():
             for line in file.read_text().splitlines():
@@ -72,53 +78,61 @@ class Override:
     """One checked word of the command line: `group=option` or `dotted.key=value`."""
 
     key: str
-    value: Any
+    value: Any  # None for a sweep
     is_group: bool
-    text: str  # as it is handed to Hydra; empty for experiment=none and debug=none
-    is_sweep: bool = False
+    sweep: tuple[str, ...]  # the words that a comma list or range stands for
+    word: str  # without Hydra's + or ++, which make no difference here
 
 
 def parse(words: Sequence[str]) -> list[Override]:
     """Check the words of a command line without composing: grammar, group names and options."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     registry.load_plugins(_plugins_named_in(words))
     known = groups()
-    parser = OverridesParser.create()
-    checked = []
-    for word in words:
-        if "=" not in word and not word.startswith("~"):
-            raise UsageError(f"cannot read '{word}': expected key=value (see --help)")
+    options_of: Any = SimpleNamespace(get_group_options=lambda group, **_: known.get(group, []))
+    parser = OverridesParser.create(config_loader=options_of)  # for sweeps such as env=glob(*)
+    overrides = []
+    for given in words:
+        word = given.lstrip("+")
+        _check_key(word)
         try:
-            parsed = parser.parse_override(word)
-        except OverrideParseException as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot read '{word}': {reason}") from error
-        checked.append(_check_override(word, parsed, known))
-    return checked
+            [parsed] = parser.parse_overrides([word])
+            is_sweep = parsed.is_sweep_override()
+            values = list(parsed.sweep_string_iterator()) if is_sweep else [parsed.value()]
+        except HydraException as error:
+            raise UsageError(f"cannot read {given!r}: {error}") from error
+        key = parsed.key_or_group
+        sweep = tuple(f"{key}={value}" for value in values) if is_sweep else ()
+        value = None if is_sweep else values[0]
+        if key in known and not sweep:
+            value = _check_option(key, "none" if value is None else str(value), known[key])
+        overrides.append(Override(key, value, key in known, sweep, word))
+    return overrides
 
 
-def _check_override(word: str, parsed: Any, known: Mapping[str, list[str]]) -> Override:
-    key = parsed.key_or_group
-    if key.startswith("hydra/") or key.split(".")[0] == "hydra":
-        raise UsageError(f"'{word}': Hydra's own settings are not used here; see --help for sweeps")
+def _check_key(word: str) -> None:
+    key, equals, value = word.partition("=")
     if word.startswith("~"):
-        raise UsageError(f"'{word}': settings cannot be removed; give '{key}' a value instead")
-    text = word.lstrip("+")
-    is_sweep = parsed.is_sweep_override()
-    if key not in known:
-        return Override(key, parsed.value(), False, "++" + text, is_sweep)
-    may_be_none = key in ("experiment", "debug")
-    for choice in (job.split("=", 1)[1] for job in _expand(parsed)):
-        if choice not in known[key] and not (may_be_none and choice == "none"):
-            hint = " Any gymnasium id: env=gym env.id=NAME." if key == "env" else ""
-            raise UsageError(
-                f"unknown {key} '{choice}'.{nearest(choice, known[key])}{hint} "
-                f"Known: {', '.join(known[key])}"
-            )
-    value = text.split("=", 1)[1]
-    return Override(key, value, True, "" if value == "none" else text, is_sweep)
+        raise UsageError(f"'{word}': settings cannot be removed, only given another value")
+    if re.match(r"hydra\b", key):
+        raise UsageError(f"'{word}': Hydra's own settings are not used here (see rlzoo --help)")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UsageError(f"cannot read {word!r}: expected key=value, such as algo=dqn or seed=1")
+    if key in {f"{kind}.name" for kind in KINDS}:
+        raise UsageError(f"'{word}': the choice of a group is made with {key[:-5]}={value}")
+
+
+def _check_option(group: str, option: str, known: Sequence[str]) -> str:
+    if option in known or (option == "none" and group in OPTIONAL_GROUPS):
+        return option
+    hint = ""
+    if group == "env":
+        hint = f" Any gymnasium env: env=gym env.id={option if '-v' in option else 'ID'}."
+    raise UsageError(
+        f"unknown {group} '{option}'.{nearest(option, known)}{hint} Known: {', '.join(known)}"
+    )
 
 
 def _plugins_named_in(words: Sequence[str]) -> list[str]:
@@ -129,76 +143,84 @@ def _plugins_named_in(words: Sequence[str]) -> list[str]:
     return []
 
 
-def _expand(parsed: Any) -> list[str]:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    return [job[0] for batch in BasicSweeper.split_arguments([parsed], None) for job in batch]
-
-
 def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
     """Every combination of a multirun's comma lists and ranges, in Hydra's own sweep grammar."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parse(words)
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    choices = [override.sweep or (override.word,) for override in parse(words)]
+    return [list(job) for job in itertools.product(*choices)]
 
 
-def compose(words: Sequence[str] = ()) -> RunConfig:
-    """The checked configuration for the words of a command line, or a one-line UsageError."""
+def _silent(line: str) -> None: ...
+
+
+def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent) -> RunConfig:
+    """The checked configuration for the words of a command line, or a one-line UsageError.
+
+    Where there is a tuned preset <algo>_<env> and no experiment is named, it is used and noted.
+    """
     overrides = parse(words)
     for override in overrides:
-        if override.is_sweep:
-            raise UsageError(f"'{override.text.lstrip('+')}' is a sweep: put -m before it")
-    texts = [override.text for override in overrides if override.text]
-    preset = _tuned_preset(overrides)
-    if preset:
-        texts.append(f"experiment={preset}")
-    return from_mapping(_compose_with_hydra(texts))
-
-
-def _tuned_preset(overrides: Sequence[Override]) -> str | None:
-    """The preset <algo>_<env>, which is used where it exists unless an experiment is named."""
+        if override.sweep:
+            raise UsageError(f"'{override.word}' is a sweep: put -m before it")
     chosen = {o.key: o.value for o in overrides if o.is_group}
-    if "experiment" in chosen:
-        return None
-    name = f"{chosen.get('algo', 'dqn')}_{chosen.get('env', 'cartpole')}"
-    return name if name in groups().get("experiment", []) else None
-
-
-@contextmanager
-def _hydra_errors() -> Iterator[None]:
-    """Hydra's and YAML's complaints about a composition, as one line."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
+    preset = f"{chosen.get('algo', 'dqn')}_{chosen.get('env', 'cartpole')}"
+    if "experiment" not in chosen and preset in groups().get("experiment", ()):
+        note(f"using experiment={preset} (experiment=none turns it off)")
+        return _compose([*overrides, *parse([f"experiment={preset}"])])
     try:
-        yield
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UsageError("configuration: " + " ".join(str(error).split())) from error
+        return _compose(overrides)
+    except UsageError as error:
+        if not {"algo", "experiment"} <= chosen.keys():
+            raise
+        with suppress(UsageError):
+            _compose([o for o in overrides if o.key != "experiment"])
+            error = UsageError(
+                f"experiment={chosen['experiment']} does not fit algo={chosen['algo']}: {error}"
+            )
+        raise error from None
 
 
-def _compose_with_hydra(texts: list[str]) -> dict[str, Any]:
+def _compose(overrides: Sequence[Override]) -> RunConfig:
+    words = []
+    for override in overrides:
+        if not override.is_group:
+            words.append("++" + override.word)  # so that Hydra takes any key: we check them all
+        elif override.value != "none":
+            words.append(f"{override.key}={override.value}")
+    values = _compose_with_hydra(words)
+    _apply_where_known(values, explicit={override.key for override in overrides})
+    return from_mapping(values)
+
+
+def _apply_where_known(values: dict[str, Any], explicit: set[str]) -> None:
+    """Merge the tree `where_known`: each setting where the chosen algorithm, network ... has it."""
+    for kind, settings in (values.pop("where_known", None) or {}).items():
+        chosen = (values.get(kind) or {}).get("name")
+        if chosen in registry.names(kind):
+            known = {f.name for f in fields(registry.get(kind, chosen)[1])}
+            names = [n for n in settings if n in known and f"{kind}.{n}" not in explicit]
+            values[kind].update({name: settings[name] for name in names})
+
+
+def _compose_with_hydra(words: list[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    on_disk = {(f.parent.name, f.stem) for f in CONF_DIR.glob("*/*.yaml")}
-    for kind in MULTIPLE_CHOICE:  # a plug-in without a YAML file is still a choice
+    for kind in KINDS:  # a plug-in without a YAML file is still a choice
         for name in registry.names(kind):
-            if (kind, name) not in on_disk:
+            if not any((root / kind / f"{name}.yaml").is_file() for root in _conf_dirs()):
                 ConfigStore.instance().store(group=kind, name=name, node={"name": name})
-    paths = ",".join(f"file://{path}" for path in registry.plugin_conf_dirs)
-    search = [f"hydra.searchpath=[{paths}]"] if paths else []
-    with (
-        _hydra_errors(),
-        initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"),
-    ):
-        composed = hydra_compose("config", overrides=texts + search)
-        values = OmegaConf.to_container(composed, resolve=False)
+    paths = ",".join(f"'file://{path}'" for path in registry.plugin_conf_dirs)
+    try:
+        with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+            composed = hydra_compose("config", [*words, f"hydra.searchpath=[{paths}]"])
+            values = OmegaConf.to_container(composed, resolve=False)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UsageError(f"configuration: {error}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -210,25 +232,31 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
     from rlzoo.io.logger import LoggerConfig
 
     given = dict(values)
+    if isinstance(given.get("plugins"), list | tuple):
+        registry.load_plugins(given["plugins"])
     parts: dict[str, Any] = {}
-    for kind in MULTIPLE_CHOICE:
+    for kind in KINDS:
         node = given.pop(kind, None)
         if node is None and kind != "algo":
             parts[kind] = None
             continue
-        if not isinstance(node, Mapping) or "name" not in node:
+        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
             raise UsageError(f"{kind}: got {node!r}, expected a choice such as {kind}=NAME")
         parts[kind] = read(registry.get(kind, node["name"])[1], node, kind)
     classes = {"env": EnvConfig, "eval": EvalConfig, "logger": LoggerConfig}
     for kind, settings_class in classes.items():
         parts[kind] = read(settings_class, given.pop(kind, None) or {}, kind)
+    for key in given.keys() - {field.name for field in fields(RunConfig)}:
+        for name in _flat(plain(parts)):
+            if name.endswith(f".{key}"):
+                raise UsageError(f"unknown setting '{key}'. Did you mean '{name}'?")
     config = read(RunConfig, {**parts, **given})
     _check_combinations(config)
     return config
 
 
 def _check_combinations(config: RunConfig) -> None:
-    algorithm = registry.get("algo", config.algo.name)[0]
+    algorithm: Any = registry.get("algo", config.algo.name)[0]
     for kind in ("network", "replay"):
         chosen, needed = getattr(config, kind), kind in getattr(algorithm, "needs", ())
         if chosen is not None and not needed:
@@ -245,15 +273,15 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def load_yaml(text: str, name: str) -> dict[str, Any]:
-    """A saved config.yaml as a plain mapping; anything else is a one-line UsageError."""
+    """A saved config.yaml as a plain mapping; anything else is a one-line DataError."""
     import yaml
 
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{name}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{name}: got {type(values).__name__}, expected a mapping of settings")
+        raise DataError(f"{name}: got {type(values).__name__}, expected a mapping of settings")
     return values
 
 
@@ -263,36 +291,45 @@ IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins"
 NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds")
 
 
-def with_overrides(saved: Mapping[str, Any], words: Sequence[str]) -> tuple[RunConfig, list[str]]:
-    """A saved configuration with explicit overrides on top, and the differences as lines of text.
+def with_overrides(
+    saved: Mapping[str, Any], words: Sequence[str]
+) -> tuple[RunConfig, dict[str, tuple[Any, Any]]]:
+    """A saved configuration with explicit overrides on top, and what changed: {key: (old, new)}.
 
     A change of identity (another algorithm, env, network, seed ...) is a UsageError.
     """
     values = plain(dict(saved))
     for override in parse(words):
-        if override.is_group:
-            current = (values.get(override.key) or {}).get("name")
-            if current != override.value:
-                raise UsageError(
-                    f"resume: {override.key}={override.value} would change what the run is "
-                    f"(it has {override.key}={current}); start a new run instead"
-                )
-            continue
-        *parents, last = override.key.split(".")
+        if override.sweep:
+            raise UsageError(f"'{override.word}' is a sweep: a run is resumed with one value")
         node = values
+        *parents, last = override.key.split(".")
         for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = override.value
-    before, after = _flat(plain(from_mapping(saved))), _flat(plain(from_mapping(values)))
-    changed = [key for key in after if after[key] != before.get(key)]
-    for key in changed:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        if not override.is_group:
+            node[last] = override.value
+        elif (values.get(last) or {}).get("name") != override.value:
+            raise UsageError(
+                f"resume: '{override.word}' chooses a group; only single settings can change, "
+                "such as total_env_steps=200_000. For another choice start a new run"
+            )
+    config = from_mapping(values)
+    before, after = flat(from_mapping(saved)), flat(config)
+    differences: dict[str, tuple[Any, Any]] = {}
+    for key in [*after, *(before.keys() - after.keys())]:
+        old, new = before.get(key, "unset"), after.get(key, "unset")
+        if old == new:
+            continue
         identity = any(key == name or key.startswith(name + ".") for name in IDENTITY)
         if identity and key not in NOT_IDENTITY:
             raise UsageError(
-                f"resume: {key}={after[key]} would change what the run is "
-                f"(it has {key}={before.get(key)}); start a new run instead"
+                f"resume: {key}={new} would change what the run is "
+                f"(it has {key}={old}); start a new run instead"
             )
-    return from_mapping(values), [f"{k}: {before.get(k)} -> {after[k]}" for k in changed]
+        differences[key] = (old, new)
+    return config, differences
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

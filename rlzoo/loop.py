@@ -15,18 +15,9 @@ from typing import Any
 from rlzoo.types import Algorithm, Metrics, NonFiniteError, State
 
 
-class Every:
-    """A cadence: `due(clock)` is true once for each multiple of `period` that the clock passes."""
-
-    def __init__(self, period: int) -> None:
-        self.period = period
-        self.next_at = period
-
-    def due(self, clock: int) -> bool:
-        if clock < self.next_at:
-            return False
-        self.next_at = (clock // self.period + 1) * self.period
-        return True
+def passed(period: int, before: int, now: int) -> bool:
+    """Whether a clock that went from `before` to `now` has come to a multiple of `period`."""
+    return now // period > before // period
 
 
 class MetricWindow:
@@ -65,24 +56,25 @@ def check_finite(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-@dataclass
 class Clock:
-    """Wall time over all sessions of a run, and where it went since the last log line."""
+    """Wall time over all sessions of a run, and speed since the last log line."""
 
-    elapsed_seconds: float = 0.0
-    last_seconds: float = 0.0
-    last_env_steps: int = 0
+    def __init__(self) -> None:
+        self.start(0.0, 0)
 
-    def start(self, env_steps: int) -> None:
-        self._zero = time.perf_counter() - self.elapsed_seconds
-        self.last_seconds, self.last_env_steps = self.elapsed_seconds, env_steps
+    def start(self, elapsed_seconds: float, env_steps: int) -> None:
+        self._zero = time.perf_counter() - elapsed_seconds
+        self._last = elapsed_seconds, env_steps
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.perf_counter() - self._zero
 
     def metrics(self, env_steps: int) -> dict[str, float]:
-        self.elapsed_seconds = time.perf_counter() - self._zero
-        seconds = max(self.elapsed_seconds - self.last_seconds, 1e-9)
-        speed = (env_steps - self.last_env_steps) / seconds
-        self.last_seconds, self.last_env_steps = self.elapsed_seconds, env_steps
-        return {"time/env_steps_per_second": speed, "time/elapsed_seconds": self.elapsed_seconds}
+        last_seconds, last_env_steps = self._last
+        self._last = now, _ = self.elapsed_seconds, env_steps
+        speed = (env_steps - last_env_steps) / max(now - last_seconds, 1e-9)
+        return {"time/env_steps_per_second": speed, "time/elapsed_seconds": now}
 
 
 @dataclass
@@ -97,12 +89,12 @@ class Hooks:
 
 
 class Loop:
-    """Drives an algorithm until it is done or told to stop."""
+    """Drives an algorithm until it is done or told to stop. Periods are in env steps."""
 
     def __init__(self, log_every: int, evaluate_every: int, save_every: int) -> None:
-        self.log_due = Every(log_every)
-        self.evaluate_due = Every(evaluate_every)
-        self.save_due = Every(save_every)
+        self.log_every = log_every
+        self.evaluate_every = evaluate_every
+        self.save_every = save_every
         self.window = MetricWindow()
         self.clock = Clock()
         self.evaluation_pending = False
@@ -110,7 +102,7 @@ class Loop:
     def run(self, algorithm: Algorithm, hooks: Hooks) -> str:
         """'finished' or 'stopped'. Both leave a checkpoint of the safe point that was reached."""
         counters = algorithm.counters
-        self.clock.start(counters.env_steps)
+        self.clock.start(self.clock.elapsed_seconds, counters.env_steps)
         while self.evaluation_pending or not algorithm.done():
             if hooks.stop():
                 hooks.save(counters.env_steps)
@@ -119,32 +111,27 @@ class Loop:
                 self.evaluation_pending = False
                 self.evaluation_pending = not hooks.evaluate(counters.env_steps)
                 continue
+            before = counters.env_steps
             self.window.add(algorithm.step())
             now = counters.env_steps
             hooks.progress(now)
-            if self.log_due.due(now):
+            if passed(self.log_every, before, now):
                 metrics = check_finite(self.window.take() | algorithm.gauges())
                 hooks.log(now, metrics | self.clock.metrics(now))
-            self.evaluation_pending = self.evaluate_due.due(now)
-            if self.save_due.due(now):
+            self.evaluation_pending = passed(self.evaluate_every, before, now)
+            if passed(self.save_every, before, now):
                 hooks.save(now)
         hooks.save(counters.env_steps)
         return "finished"
 
     def state(self) -> State:
-        cadences = (self.log_due, self.evaluate_due, self.save_due)
         return {
-            "next_at": [cadence.next_at for cadence in cadences],
             "evaluation_pending": self.evaluation_pending,
             "window": self.window.state(),
             "elapsed_seconds": self.clock.elapsed_seconds,
         }
 
     def load(self, state: State) -> None:
-        cadences = (self.log_due, self.evaluate_due, self.save_due)
-        for cadence, next_at in zip(cadences, state["next_at"], strict=True):
-            # A period changed on resume takes effect at once.
-            cadence.next_at = min(next_at, next_at // cadence.period * cadence.period or next_at)
         self.evaluation_pending = state["evaluation_pending"]
         self.window.load(state["window"])
-        self.clock.elapsed_seconds = state["elapsed_seconds"]
+        self.clock.start(state["elapsed_seconds"], 0)

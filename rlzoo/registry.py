@@ -7,8 +7,10 @@ plug-in (a module named in `plugins=[...]` or by an entry point of the group `rl
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,21 +54,26 @@ plugin_conf_dirs: list[Path] = []
 def register(kind: str, name: str, target: str, config: str) -> None:
     """Add a class to a kind; both arguments are 'module:attribute'. Called by plug-ins on import.
 
-    Registering the same entry twice is harmless; taking another's name is a UsageError.
+    `kind` is algo, network or replay. Registering the same entry twice is harmless; taking
+    another's name is a UsageError.
     """
+    if kind not in _ENTRIES:
+        raise UsageError(
+            f"unknown kind '{kind}'.{nearest(kind, _ENTRIES)} Known: {', '.join(_ENTRIES)}"
+        )
     entry = Entry(target, config)
-    known = _ENTRIES.setdefault(kind, {}).setdefault(name, entry)
+    known = _ENTRIES[kind].setdefault(name, entry)
     if known != entry:
         raise UsageError(f"{kind} '{name}' is already registered as {known.target}, got {target}")
 
 
 def names(kind: str) -> list[str]:
-    return sorted(_ENTRIES.get(kind, {}))
+    return sorted(_ENTRIES[kind])
 
 
 def get(kind: str, name: str) -> tuple[type, type]:
     """The class and the settings dataclass of a registered name."""
-    if name not in _ENTRIES.get(kind, {}):
+    if name not in _ENTRIES[kind]:
         raise UsageError(
             f"unknown {kind} '{name}'.{nearest(name, names(kind))} Known: {', '.join(names(kind))}"
         )
@@ -81,21 +88,23 @@ def _load(path: str) -> Any:
 
 def load_plugins(modules: Iterable[str]) -> None:
     """Import plug-in modules: those named, and those installed as entry points."""
-    for point in importlib.metadata.entry_points(group="rlzoo.plugins"):
-        _import_plugin(point.module)
-    for module in modules:
-        _import_plugin(module)
-
-
-def _import_plugin(module: str) -> None:
     # A plug-in in the current directory is found also when rlzoo runs as a console script.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        loaded = importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"plugins: cannot import '{module}': {error}") from error
-    conf = Path(loaded.__file__ or "").parent / "conf"
-    if conf.is_dir() and conf not in plugin_conf_dirs:
-        plugin_conf_dirs.append(conf)
+    for module in (*_installed_plugins(), *modules):
+        if not isinstance(module, str) or not all(p.isidentifier() for p in module.split(".")):
+            raise UsageError(f"plugins: got {module!r}, expected a module such as my_package.algo")
+        try:
+            loaded = importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"plugins: cannot import '{module}': {error}") from error
+        file = getattr(loaded, "__file__", None)  # a namespace package has none
+        conf = Path(file or os.devnull).parent / "conf"
+        if conf.is_dir() and conf not in plugin_conf_dirs:
+            plugin_conf_dirs.append(conf)
+
+
+@functools.cache
+def _installed_plugins() -> tuple[str, ...]:
+    return tuple(p.module for p in importlib.metadata.entry_points(group="rlzoo.plugins"))

@@ -36,8 +36,9 @@ def setting(
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """' Did you mean X?' for the closest choice, or an empty string."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -170,8 +171,8 @@ def _refuse_interpolation(value: Any, name: str) -> None:
 
 _LIMITS = {
     "low": (operator.ge, ">="),
-    "high": (operator.le, "<="),
     "above": (operator.gt, ">"),
+    "high": (operator.le, "<="),
     "below": (operator.lt, "<"),
 }
 

@@ -7,88 +7,127 @@ jobs that finished and resumes the others.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from rlzoo import config as configuration
+from rlzoo.io import files
+from rlzoo.io.run_dir import RunDir
 from rlzoo.stop import StopSignal
 from rlzoo.types import CantCreateError, UsageError
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination: a run in a process of its own, with a directory and a log of its own."""
+
+    number: int
+    words: tuple[str, ...]
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        return self.directory.with_suffix(".log")
+
+    def is_finished(self) -> bool:
+        return (self.directory / "result.json").exists()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        words = [*self.words, f"run_dir={self.directory}"]
+        if (self.directory / "config.yaml").exists():
+            words = [f"resume={self.directory}"]
+        with open(self.log, "a") as log:
+            # A session of its own: the terminal's Ctrl-C would reach it as a second, hasty signal.
+            return subprocess.Popen(
+                [sys.executable, "-m", "rlzoo", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def describe(self, code: int) -> str:
+        """What came of it; for a failure with the last line of its log, which is the error."""
+        if code == 0:
+            return f"job {self.number} finished: {' '.join(self.words)}"
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"job {self.number} FAILED with exit {code}: {lines[-1] if lines else 'no output'}"
 
 
 def run_sweep(words: Sequence[str], *, jobs: int, name: str) -> int:
     """Run all jobs, `jobs` at a time. 0 if all finished, else the first failure's exit code."""
     combinations = configuration.sweep_jobs(words)
     configs = [configuration.compose(job) for job in combinations]  # all checked before any runs
-    if len(configs) > 1 and len({str(config) for config in configs}) < len(configs):
+    if len({str(config) for config in configs}) < len(configs):
         raise UsageError("sweep: two jobs have the same settings")
     name = name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"--name: got '{name}', expected letters, digits, '.', '_' and '-'")
     root = Path(configs[0].output_dir) / "sweeps" / name
-    _check_same_sweep(root, combinations)
-    started = time.monotonic()
-    with StopSignal(_say).installed() as stop, ThreadPoolExecutor(jobs) as pool:
-        _say(f"{len(combinations)} jobs, {jobs} at a time, in {root}")
-        numbered = list(enumerate(combinations))
-        codes = list(pool.map(lambda item: _run_job(root, *item, stop), numbered))
-    seconds = time.monotonic() - started
-    failed = [n for n, code in enumerate(codes) if code]
-    _say(f"{len(codes) - len(failed)} of {len(codes)} jobs finished in {seconds:.0f} s")
-    for n in failed:
-        _say(f"  job {n} exit {codes[n]}: {' '.join(combinations[n])} (see {root / str(n)}.log)")
-    if stop():
-        return stop.exit_code
-    return codes[failed[0]] if failed else 0
-
-
-def _check_same_sweep(root: Path, combinations: list[list[str]]) -> None:
-    """Claim the sweep's folder, or make sure that it belongs to the same jobs."""
-    listing = root / "sweep.json"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if not listing.exists():
-            listing.write_text(json.dumps(combinations, indent=1))
     except OSError as error:
-        raise CantCreateError(f"cannot create {root}: {error.strerror}") from error
-    if json.loads(listing.read_text()) != combinations:
-        raise UsageError(f"sweep: {root} holds a sweep of other settings; choose another --name")
+        raise CantCreateError(f"{root}: cannot be created: {error.strerror}") from error
+    with RunDir(root).lock():
+        _check_same_sweep(root / "sweep.json", combinations)
+        _say(f"{len(combinations)} jobs, {jobs} at a time, in {root}")
+        numbered = enumerate(combinations)
+        return _run([Job(n, tuple(words), root / str(n)) for n, words in numbered], limit=jobs)
 
 
-def _run_job(root: Path, number: int, words: list[str], stop: StopSignal) -> int:
-    """One job as a process of its own. Its exit code; a failure is named at once."""
-    directory = root / str(number)
-    if (directory / "result.json").exists() or stop():
-        return stop.exit_code if stop() else 0
-    begun = (directory / "config.yaml").exists()
-    command = [f"resume={directory}"] if begun else [*words, f"run_dir={directory}"]
-    with open(f"{directory}.log", "a") as log:
-        code = _call([sys.executable, "-m", "rlzoo", *command], log, stop)
-    if code and not stop():
-        last = (Path(f"{directory}.log").read_text().strip().splitlines() or ["no output"])[-1]
-        _say(f"job {number} FAILED with exit {code}: {last}")
-    elif not code:
-        _say(f"job {number} finished: {' '.join(words)}")
-    return code
+def _check_same_sweep(listing: Path, combinations: list[list[str]]) -> None:
+    if not listing.exists():
+        files.write_atomic(listing, json.dumps(combinations, indent=1).encode())
+    content = files.read(listing, limit=files.MAX_JSON_BYTES)
+    if files.parse_json(content, listing) != combinations:
+        raise UsageError(f"{listing.parent}: holds a sweep of other settings; take another --name")
 
 
-def _call(command: list[str], log: IO[str], stop: StopSignal) -> int:
-    """Run a command to its end; a stop is handed on to it once, as SIGTERM."""
-    # A session of its own: the terminal's Ctrl-C would reach it as a second, hasty signal.
-    process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    told = False
-    while True:
-        try:
-            return process.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
+def _run(jobs: list[Job], *, limit: int) -> int:
+    started = time.monotonic()
+    codes = {job: 0 for job in jobs if job.is_finished()}
+    if codes:
+        _say(f"{len(codes)} of them had finished before")
+    waiting = [job for job in jobs if job not in codes]
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+
+    def kill() -> None:
+        for process in running.values():
+            process.kill()
+
+    with StopSignal(before_quit=kill).installed() as stop:
+        told = False
+        while running or (waiting and not stop()):
+            while waiting and len(running) < limit and not stop():
+                job = waiting.pop(0)
+                running[job] = job.start()
             if stop() and not told:
-                process.terminate()
                 told = True
+                for process in running.values():
+                    process.terminate()
+            time.sleep(POLL_SECONDS)
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                code = running.pop(job).returncode
+                codes[job] = code if code >= 0 else 128 - code  # as a shell shows a signal
+                if code == 0 or not stop():
+                    _say(job.describe(codes[job]))
+    failed = [job for job in jobs if codes.get(job)]
+    finished = len(codes) - len(failed)
+    _say(f"{finished} of {len(jobs)} jobs finished in {time.monotonic() - started:.0f} s")
+    if stop():
+        _say(f"stopped; the same command with --name {jobs[0].directory.parent.name} goes on")
+        return stop.exit_code
+    for job in failed:
+        _say(f"failed: job {job.number}: {' '.join(job.words)} (see {job.log})")
+    return codes[failed[0]] if failed else 0
 
 
 def _say(line: str) -> None:
