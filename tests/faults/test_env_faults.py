@@ -282,6 +282,7 @@ def test_workers_live_as_long_as_their_parent_whatever_happens(
     parent = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    workers: list[int] = []
     try:
         assert parent.stdout is not None
         workers = [int(word) for word in parent.stdout.readline().split()]
@@ -296,6 +297,8 @@ def test_workers_live_as_long_as_their_parent_whatever_happens(
         parent.wait(timeout=20)
         assert_gone(workers)
     finally:
+        for pid in filter(alive, workers):  # if the test failed
+            os.kill(pid, signal.SIGKILL)
         parent.kill()
         parent.wait()
         parent.stdout.close()
