@@ -105,7 +105,8 @@ class VectorEnv(Protocol):
     num_envs: int
     observation_space: Any  # of one env
     action_space: Any  # of one env
-    obs_B: np.ndarray  # what to act on now: after an episode's end the first one of the next
+    obs_B: np.ndarray  # what to act on now (a new array after each step); after an episode's
+    # end this is the first observation of the next one
     resume_exact: bool  # False once an episode had to be restarted by `load`
 
     def step(self, action_B: np.ndarray) -> Step: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,9 @@ class EpisodeStatistics:
             self.returns[index], self.lengths[index] = 0.0, 0
 
     def add(self, step: Step) -> None:
-        ended_B = (step.terminated_B | step.truncated_B).tolist()
-        for index, (reward, ended) in enumerate(zip(step.reward_B.tolist(), ended_B, strict=True)):
-            self.add_one(index, reward, ended)
+        ended = zip(step.terminated_B.tolist(), step.truncated_B.tolist(), strict=True)
+        for index, (reward, either) in enumerate(zip(step.reward_B.tolist(), ended, strict=True)):
+            self.add_one(index, reward, any(either))
 
     def gauges(self) -> dict[str, float]:
         gauges = {"rollout/episodes": float(self.episodes)}
@@ -60,8 +61,8 @@ class EpisodeStatistics:
 class Collector:
     """Acts in a vector env and hands each step on. Keeps episode statistics and the time it took.
 
-    `policy(obs_B) -> action_B` chooses, `store(obs_B, action_B, step)` keeps. The arrays handed
-    to `store` are only valid during the call.
+    `store(obs_B, action_B, step)` keeps what happened; the arrays of `step` are only valid during
+    the call.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Collector:
         self.act_seconds = 0.0
         self.env_seconds = 0.0
 
-    def step(self, policy: Callable[[np.ndarray], np.ndarray]) -> None:
-        """One step of each env."""
+    def step(self, policy: Callable[..., np.ndarray], *arguments: Any) -> None:
+        """One step of each env, with the actions `policy(obs_B, *arguments)`."""
         start = time.perf_counter()
-        obs_B = self.env.obs_B.copy()  # the env writes the next one into the same array
-        action_B = policy(obs_B)
+        obs_B = self.env.obs_B
+        action_B = policy(obs_B, *arguments)
         acted = time.perf_counter()
         step = self.env.step(action_B)
         self.store(obs_B, action_B, step)
