@@ -27,9 +27,7 @@ class EnvConfig:
 
     name: str = setting("gym", "the preset's name, used for run directories")
     id: str = setting("", "a gymnasium id, such as CartPole-v1 or my_module:MyEnv-v0")
-    kwargs: dict[str, Any] | None = setting(  # noqa: RUF009  (None is no mutable default)
-        None, "arguments of the env's constructor"
-    )
+    kwargs: dict[str, Any] | None = setting(None, "arguments of the env's constructor")
     max_episode_steps: int | None = setting(
         None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
     )
