@@ -21,14 +21,9 @@ from gymnasium import spaces
 from rlzoo.data.collector import Collector
 from rlzoo.data.prioritized import PrioritizedReplay, make_replay
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
+from rlzoo.nets.adam import Adam
 from rlzoo.nets.q_network import QNetwork, numpy_forward
-from rlzoo.nets.update import (
-    GradientStep,
-    load_module,
-    load_optimizer,
-    module_state,
-    optimizer_state,
-)
+from rlzoo.nets.update import GradientStep, load_module, module_state
 from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
 from rlzoo.settings import setting
 from rlzoo.types import Counters, Metrics, Setup, State, UsageError
@@ -75,11 +70,8 @@ class DQN:
             ).to(setup.device)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
         self.q_values = numpy_forward(self.q)  # follows the network's updates
-        self.optimizer = torch.optim.Adam(
-            self.q.parameters(), lr=config.lr, eps=config.adam_eps, fused=True
-        )
+        self.optimizer = Adam(self.q.parameters(), lr=config.lr, eps=config.adam_eps)
         self.update = GradientStep(
-            self.q.parameters(),
             self.optimizer,
             self.loss,
             max_grad_norm=config.max_grad_norm,
@@ -243,7 +235,7 @@ class DQN:
             "next_target_sync": self.next_target_sync,
             "q": module_state(self.q),
             "target_q": module_state(self.target_q),
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizer": self.optimizer.state(),
             "explore_rng": generator_state(self.explore_rng),
             "replay_rng": generator_state(self.replay_rng),
             "replay": self.replay.state(),
@@ -255,7 +247,7 @@ class DQN:
         self.next_target_sync = state["next_target_sync"]
         load_module(self.q, state["q"])
         load_module(self.target_q, state["target_q"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        self.optimizer.load(state["optimizer"])
         load_generator(self.explore_rng, state["explore_rng"])
         load_generator(self.replay_rng, state["replay_rng"])
         self.replay.load(state["replay"])

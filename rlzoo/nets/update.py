@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlzoo.nets.adam import Adam
 from rlzoo.types import DataError, NonFiniteError, State
 
 LossFunction = Callable[..., tuple[Tensor, ...]]
@@ -27,14 +29,12 @@ class GradientStep:
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizer: Adam,
         loss_function: LossFunction,
         *,
         max_grad_norm: float | None,
         compile: bool,
     ) -> None:
-        self._parameters = list(parameters)
         self._optimizer = optimizer
         self._loss_function = loss_function
         self._max_grad_norm = max_grad_norm
@@ -48,14 +48,12 @@ class GradientStep:
         """
         (loss, norm, *others), gradients = self._gradients(*batch)
         check_finite(loss, norm)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.step()
+        self._optimizer.step(gradients)
         return loss, norm, *others
 
     def _eager_gradients(self, *batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         loss, *others = self._loss_function(*batch)
-        gradients = list(torch.autograd.grad(loss, self._parameters))
+        gradients = list(torch.autograd.grad(loss, self._optimizer.parameters))
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self._max_grad_norm is not None:
             scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -65,7 +63,7 @@ class GradientStep:
 
 def check_finite(loss: Tensor, norm: Tensor) -> None:
     """Raise NonFiniteError that names the loss or the gradient norm if it is NaN or infinite."""
-    if torch.isfinite(loss + norm):
+    if math.isfinite((loss + norm).item()):
         return
     what = "gradient norm" if torch.isfinite(loss) else "loss"
     raise NonFiniteError(
@@ -119,42 +117,6 @@ def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(loaded[name])
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """Hyper-parameters of each group, and copies of the moments of each parameter by its order."""
-    state = optimizer.state_dict()
-    return {
-        "groups": {
-            str(i): {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()}
-            for i, group in enumerate(state["param_groups"])
-        },
-        "moments": {
-            str(i): {k: v.clone() if isinstance(v, Tensor) else v for k, v in moments.items()}
-            for i, moments in state["state"].items()
-        },
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore an `optimizer_state`; raises DataError if it is of other parameters."""
-    saved = optimizer.state_dict()
-    groups, moments = state["groups"], state.get("moments", {})
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    counts = [len(group["params"]) for group in saved["param_groups"]]
-    if [len(group["params"]) for group in groups.values()] != counts:
-        raise DataError(f"optimizer state: expected groups of {counts} parameters")
-    loaded = {}
-    for index, leaves in moments.items():
-        parameter = parameters[int(index)]
-        loaded[int(index)] = {k: torch.as_tensor(v).clone() for k, v in leaves.items()}
-        for name, tensor in loaded[int(index)].items():
-            if tensor.ndim:
-                _check_same(f"optimizer state: {name} of parameter {index}", tensor, parameter)
-    own_groups = saved["param_groups"]
-    for own, group in zip(own_groups, groups.values(), strict=True):
-        own.update({k: tuple(v) if isinstance(own[k], tuple) else v for k, v in group.items()})
-    optimizer.load_state_dict({"param_groups": own_groups, "state": loaded})
 
 
 def _check_same(what: str, got: Tensor, expected: Tensor) -> None:
