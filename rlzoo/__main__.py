@@ -1,5 +1,16 @@
+"""`python -m rlzoo`: the command line, quiet on Ctrl-C while it is still being imported."""
+
 import sys
 
-from rlzoo.cli import main
 
-sys.exit(main())
+def main() -> int:
+    try:
+        from rlzoo.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -120,6 +120,8 @@ def _check_key(word: str) -> None:
         raise UsageError(f"'{word}': Hydra's own settings are not used here (see rlzoo --help)")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise UsageError(f"cannot read {word!r}: expected key=value, such as algo=dqn or seed=1")
+    if key.startswith("where_known"):
+        raise UsageError(f"unknown setting '{key}': that is for files such as conf/debug/tiny.yaml")
     if key in {f"{kind}.name" for kind in KINDS}:
         raise UsageError(f"'{word}': the choice of a group is made with {key[:-5]}={value}")
 

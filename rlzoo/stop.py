@@ -31,17 +31,16 @@ class StopSignal:
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
-        """Handle the signals in a block; one that is ignored (nohup, &) stays ignored."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in numbers}
-        handled = [number for number in numbers if before[number] != signal.SIG_IGN]
+        """Handle the signals in a block; a SIGHUP that is ignored (nohup) stays ignored."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = [signal.signal(number, self._receive) for number in numbers]
         try:
-            for number in handled:
-                signal.signal(number, self._receive)
             yield self
         finally:
-            for number in handled:
-                signal.signal(number, before[number])
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number:

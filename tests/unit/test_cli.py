@@ -1,0 +1,110 @@
+"""What the command line prints, and how quickly: the words of --help are true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+import yaml
+
+from rlzoo import config as configuration
+from rlzoo.cli import HELP, VERBS, main
+
+SLOW_MODULES = ("torch", "tensorboard", "matplotlib", "gymnasium")
+PROBE = """
+import sys
+from rlzoo.cli import main
+code = main(sys.argv[1:])
+print(code, [name for name in {names} if name in sys.modules], file=sys.stderr)
+"""
+QUICK = [["--help"], ["list"], ["--version"], ["algo=dqnn"], ["env=cartpol"], ["--nonsense"]]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_quick_commands_import_nothing_slow(words):
+    probe = PROBE.format(names=SLOW_MODULES)
+    command = [sys.executable, "-c", probe, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code = 64 if "=" in words[0] or words == ["--nonsense"] else 0
+    assert done.stderr.splitlines()[-1] == f"{code} []"
+
+
+def test_the_probe_sees_slow_modules():
+    """The control: a command that needs torch shows up in the test above."""
+    command = [sys.executable, "-c", PROBE.format(names=SLOW_MODULES), "--cfg", "job"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "'torch'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["algo=dqnn"]], ids=" ".join)
+def test_quick_commands_take_less_than_half_a_second(words):
+    def seconds() -> float:
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "rlzoo", *words], capture_output=True, check=False)
+        return time.monotonic() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5  # the best: other processes share the cores
+
+
+def test_list_shows_every_option_with_its_line(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "algo=", "what a newcomer looks for comes first"
+    for group, options in configuration.groups().items():
+        assert f"{group}=" in lines
+        for option in options:
+            description = configuration.description(group, option)
+            assert any(re.fullmatch(rf"  {option}  +{re.escape(description)}", x) for x in lines)
+
+
+def test_list_of_a_group(capsys):
+    assert main(["list", "env"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(configuration.groups()["env"])
+
+
+def test_cfg_output_is_the_same_configuration_again(capsys):
+    words = ["algo=dqn", "env=lunarlander", "algo.double=true", "env.num_envs=4", "seed=3"]
+    assert main([*words, "--cfg", "job"]) == 0
+    captured = capsys.readouterr()
+    expected = configuration.compose(words)
+    assert configuration.from_mapping(yaml.safe_load(captured.out)) == expected
+    assert captured.err == (
+        "rlzoo: using experiment=dqn_lunarlander (experiment=none turns it off)\n"
+    )
+
+
+@pytest.mark.parametrize("option", [["-c", "job"], ["--cfg=job"], ["--cfg", "job"]])
+def test_options_may_stand_anywhere(capsys, option):
+    for words in ([*option, "seed=4"], ["seed=4", *option], ["train", "seed=4", *option]):
+        assert main(words) == 0
+        assert "seed: 4\n" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlzoo {version('rlzoo-torch')}\n"
+
+
+def test_no_words_show_the_help(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out == HELP
+    assert len(HELP.splitlines()) <= 30, "one screen"
+    assert max(map(len, HELP.splitlines())) <= 100
+
+
+def test_commands_in_the_help_are_commands(capsys):
+    for line in HELP.splitlines():
+        words = re.split(r"  +|\[", line.strip())[0].split()
+        if words[:1] != ["rlzoo"]:
+            continue
+        verb = words[1].rstrip(":") if len(words) > 1 else ""
+        if "=" in verb and not verb.startswith("resume"):
+            assert main([*words[1:], "--cfg", "job"]) == 0, words
+            capsys.readouterr()
+        else:
+            assert verb in VERBS or verb in ("reinforcement", "-m", "resume=latest"), words

@@ -1,0 +1,241 @@
+"""Composition, presets and overrides; every file under conf/ composes, fits and runs small."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from rlzoo import config as configuration
+from rlzoo import registry
+from rlzoo.config import CONF_DIR, compose, from_mapping, groups, plain, sweep_jobs, with_overrides
+from rlzoo.io.run_dir import RunDir
+from rlzoo.run import Run, build, check_spaces
+from rlzoo.types import DataError, UsageError
+
+FILES = [(file.parent.name, file.stem) for file in sorted(CONF_DIR.glob("*/*.yaml"))]
+EXPERIMENTS = groups()["experiment"]
+NEEDS = {  # what must be chosen with an option so that the whole can work
+    ("env", "gym"): ["env.id=CartPole-v1"],
+    ("env", "lunarlander_continuous"): None,  # no algorithm for continuous actions yet
+    ("network", "nature_cnn"): None,  # and no env with images
+}
+
+
+def words_for(group: str, option: str) -> list[str] | None:
+    needed = NEEDS.get((group, option), [])
+    if needed is None:
+        return None
+    words = [f"{group}={option}", *needed]
+    if group in ("network", "replay"):
+        words.append("algo=dqn")
+    if group == "algo" and "network" not in registry.get("algo", option)[0].needs:
+        words.append("env=frozenlake")
+    return words
+
+
+@pytest.mark.parametrize(("group", "option"), FILES, ids=["/".join(pair) for pair in FILES])
+def test_every_file_composes_and_makes_a_step(group, option):
+    words = words_for(group, option)
+    if words is None:
+        with pytest.raises(UsageError):
+            check_spaces(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
+            build(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
+        return
+    config = compose([*words, *(["debug=tiny"] if group != "debug" else [])])
+    assert from_mapping(yaml.safe_load(configuration.to_yaml(config))) == config
+    algorithm = build(config)
+    algorithm.step()
+    algorithm.env.close()
+
+
+@pytest.mark.parametrize(("group", "option"), FILES, ids=["/".join(pair) for pair in FILES])
+def test_every_file_says_what_it_is(group, option):
+    assert 10 < len(configuration.description(group, option)) < 110
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_are_named_after_what_they_choose(name):
+    config = compose([f"experiment={name}"])
+    assert name == f"{config.algo.name}_{config.env.name}"
+    check_spaces(config)
+
+
+@pytest.mark.parametrize("name", ["dqn_cartpole", "q_learning_cliffwalking"])
+def test_experiments_run_through_when_tiny(name, tmp_path):
+    config = compose([f"experiment={name}", "debug=tiny", "logger=jsonl"])
+    run = Run(config, RunDir.claim_at(tmp_path / "run"), lambda: False)
+    assert run.train() == "finished"
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+# --- presets, and who wins -------------------------------------------------------------------
+
+
+def test_tuned_preset_is_used_and_noted():
+    notes: list[str] = []
+    config = compose(["algo=q_learning", "env=cliffwalking"], note=notes.append)
+    assert notes == ["using experiment=q_learning_cliffwalking (experiment=none turns it off)"]
+    assert (config.algo.alpha, config.total_env_steps) == (0.5, 30_000)
+    assert config == compose(["experiment=q_learning_cliffwalking"])
+
+
+@pytest.mark.parametrize("none", ["none", "null"])
+def test_no_preset_where_it_is_turned_off(none):
+    notes: list[str] = []
+    words = ["algo=q_learning", "env=cliffwalking", f"experiment={none}"]
+    config = compose(words, note=notes.append)
+    assert notes == []
+    assert config.algo.alpha == 0.1
+
+
+@pytest.mark.parametrize("words", [["algo=sarsa", "env=taxi"], ["env=gym", "env.id=CartPole-v1"]])
+def test_no_preset_where_there_is_none(words):
+    notes: list[str] = []
+    compose(words, note=notes.append)
+    assert notes == []
+
+
+def test_explicit_words_win_over_presets_in_any_order():
+    words = ["algo.alpha=0.25", "algo=q_learning", "eval.episodes=3", "env=cliffwalking"]
+    config = compose(words)
+    assert (config.algo.alpha, config.eval.episodes) == (0.25, 3)
+    assert config.algo.epsilon_start == 0.1, "the rest is the preset's"
+
+
+def test_another_env_or_algorithm_beside_an_experiment():
+    config = compose(["experiment=dqn_cartpole", "env=acrobot"])
+    assert (config.env.id, config.algo.lr) == ("Acrobot-v1", 2.3e-3)
+    config = compose(["experiment=q_learning_taxi", "algo=sarsa"])
+    assert (config.algo.name, config.algo.alpha) == ("sarsa", 0.5)
+    with pytest.raises(UsageError, match=r"experiment=dqn_cartpole does not fit algo=q_learning"):
+        compose(["experiment=dqn_cartpole", "algo=q_learning"])
+    with pytest.raises(UsageError, match=r"^unknown setting 'algo.alhpa'"):  # not blamed on it
+        compose(["experiment=q_learning_taxi", "algo=sarsa", "algo.alhpa=1"])
+
+
+# --- debug=tiny ------------------------------------------------------------------------------
+
+
+def test_tiny_is_small_in_every_way():
+    config = compose(["experiment=dqn_cartpole", "debug=tiny"])
+    assert config.total_env_steps <= 1000
+    assert config.algo.batch_size <= 32
+    assert max(config.network.hidden) <= 32
+    assert config.replay.capacity <= 1000
+    assert config.eval.test_episodes <= 2
+    assert config.algo.lr == 2.3e-3, "what is no size is left as it is"
+    algorithm = build(config)
+    while not algorithm.done():
+        algorithm.step()
+    algorithm.env.close()
+    assert 20 <= algorithm.counters.updates <= 200
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 4, 8])
+def test_tiny_goes_with_several_envs(num_envs):
+    assert compose(["algo=dqn", "debug=tiny", f"env.num_envs={num_envs}"]).algo.batch_size == 16
+
+
+def test_explicit_words_win_over_tiny():
+    config = compose(["algo=dqn", "debug=tiny", "algo.batch_size=24", "network.hidden=[5]"])
+    assert (config.algo.batch_size, config.network.hidden) == (24, (5,))
+    assert config.replay.capacity == 500
+
+
+def test_every_size_in_tiny_is_a_setting_somewhere():
+    tree = yaml.safe_load((CONF_DIR / "debug" / "tiny.yaml").read_text())["where_known"]
+    for kind, sizes in tree.items():
+        classes = [registry.get(kind, name)[1] for name in registry.names(kind)]
+        known = {field.name for cls in classes for field in dataclasses.fields(cls)}
+        assert sizes.keys() <= known
+
+
+# --- words and sweeps ------------------------------------------------------------------------
+
+
+def test_values_keep_their_types():
+    words = ["algo=q_learning", "env=cliffwalking", "total_env_steps=1e3", "algo.alpha=1"]
+    words += ["env.kwargs={is_slippery: true}", "output_dir='a b'", "logger.tensorboard=false"]
+    config = compose([*words, "save_every_env_steps=200_000"])
+    assert (config.total_env_steps, config.save_every_env_steps) == (1000, 200_000)
+    assert isinstance(config.algo.alpha, float)
+    assert config.env.kwargs == {"is_slippery": True}
+    assert (config.output_dir, config.logger.tensorboard) == ("a b", False)
+
+
+def test_plus_signs_make_no_difference():
+    plain_words = ["algo=q_learning", "algo.alpha=0.3", "env=taxi"]
+    assert compose(plain_words) == compose(["+algo=q_learning", "++algo.alpha=0.3", "+env=taxi"])
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs"),
+    [
+        (["seed=1"], [["seed=1"]]),
+        (["seed=0,1", "a.x=2"], [["seed=0", "a.x=2"], ["seed=1", "a.x=2"]]),
+        (["s=0,1", "t=a,b"], [["s=0", "t=a"], ["s=0", "t=b"], ["s=1", "t=a"], ["s=1", "t=b"]]),
+        (["s=range(0,3)"], [["s=0"], ["s=1"], ["s=2"]]),
+        (["s=choice(3,4)"], [["s=3"], ["s=4"]]),
+        (["s=1e-3,3e-4"], [["s=0.001"], ["s=0.0003"]]),
+        (["h=[1,2],[3]"], [["h=[1,2]"], ["h=[3]"]]),
+        (["p='a b',c"], [["p='a b'"], ["p=c"]]),
+        (["p='a,b'"], [["p='a,b'"]]),
+        (["algo=q_learning,sarsa"], [["algo=q_learning"], ["algo=sarsa"]]),
+        (["replay=glob(*)"], [["replay=prioritized"], ["replay=uniform"]]),
+        (["p=${x}", "s=1,2"], [["p=${x}", "s=1"], ["p=${x}", "s=2"]]),
+    ],
+)
+def test_sweep_jobs(words, jobs):
+    assert sweep_jobs(words) == jobs
+
+
+# --- saved configurations --------------------------------------------------------------------
+
+
+def test_overrides_on_a_saved_configuration():
+    saved = plain(compose(["algo=q_learning", "env=frozenlake"]))
+    config, differences = with_overrides(saved, ["algo.alpha=0.25", "algo=q_learning", "seed=0"])
+    assert config.algo.alpha == 0.25
+    assert differences == {"algo.alpha": (1.0, 0.25)}
+    assert with_overrides(saved, [])[0] == from_mapping(saved)
+    saved = plain(compose(["algo=dqn", "env=cartpole"]))
+    faster = ["env.backend=process", "env.workers=2", "env.timeout_seconds=5"]
+    assert len(with_overrides(saved, faster)[1]) == 3, "where envs run is no part of the identity"
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=1", "env.num_envs=2", "env.kwargs.map_name=8x8", "env.kwargs=null", "algo=sarsa"]
+)
+def test_identity_cannot_change(word):
+    saved = plain(compose(["algo=q_learning", "env=frozenlake"]))
+    with pytest.raises(UsageError, match="resume"):
+        with_overrides(saved, [word])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algo": None}, "algo: got None"),
+        ({"algo": "dqn"}, "algo: got 'dqn'"),
+        ({"algo": {"name": 3}}, "algo: got"),
+        ({"algo": {"name": "nope"}}, "unknown algo 'nope'"),
+        ({"network": {"hidden": [3]}}, "network: got"),
+        ({"env": {"name": "x"}}, "env.id: got nothing"),
+        ({"plugins": 3}, "plugins: got 3"),
+        ({"plugins": ["no_such_module"]}, "cannot import"),
+        ({"extra": 1}, "unknown setting 'extra'"),
+        ({"eval": [1]}, "eval: got"),
+    ],
+)
+def test_strict_check_of_a_mapping(change, message):
+    values = {**plain(compose(["algo=q_learning", "env=taxi"])), **change}
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        from_mapping(values)
+
+
+@pytest.mark.parametrize("text", ["[1]", "a: [", "!!python/object:os.system {}", "", "\t-"])
+def test_unreadable_yaml_is_bad_data(text):
+    with pytest.raises(DataError, match=r"^run/config\.yaml"):
+        configuration.load_yaml(text, "run/config.yaml")

@@ -1,0 +1,192 @@
+"""The loop: when it logs, evaluates and saves; what a stop and a resume leave as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlzoo.loop import Clock, Hooks, Loop, MetricWindow, check_finite, passed
+from rlzoo.types import Counters, NonFiniteError
+
+
+class Counting:
+    """An algorithm that only counts; `step` makes as many env steps as it is told."""
+
+    def __init__(self, total: int, stride: int) -> None:
+        self.counters = Counters()
+        self.total, self.stride = total, stride
+
+    def step(self) -> dict[str, float]:
+        self.counters.env_steps += self.stride
+        return {"train/env_steps": float(self.counters.env_steps)}
+
+    def gauges(self) -> dict[str, float]:
+        return {"train/epsilon": 0.5}
+
+    def done(self) -> bool:
+        return self.counters.env_steps >= self.total
+
+
+class Diary:
+    """Hooks that write down what happens; `stop_at` is the number of the poll that says stop."""
+
+    def __init__(self, stop_at: int = 10**9) -> None:
+        self.events: list[Any] = []
+        self.polls, self.stop_at = 0, stop_at
+
+    def stop(self) -> bool:
+        self.polls += 1
+        return self.polls >= self.stop_at
+
+    def log(self, now: int, metrics: dict[str, float]) -> None:
+        untimed = {k: v for k, v in metrics.items() if not k.startswith("time/")}
+        self.events.append(("log", now, untimed))
+
+    def evaluate(self, now: int) -> bool:
+        self.events.append(("evaluate", now))
+        return True
+
+    def save(self, now: int) -> None:
+        self.events.append(("save", now))
+
+    def hooks(self) -> Hooks:
+        return Hooks(self.log, self.evaluate, self.save, self.stop, lambda now: None)
+
+    def at(self, kind: str) -> list[int]:
+        return [event[1] for event in self.events if event[0] == kind]
+
+
+def run(algorithm: Any, diary: Diary, loop: Loop | None = None) -> tuple[str, Loop]:
+    loop = loop or Loop(log_every=20, evaluate_every=50, save_every=70)
+    return loop.run(algorithm, diary.hooks()), loop
+
+
+def test_order_of_events():
+    diary = Diary()
+    status, _ = run(Counting(total=100, stride=10), diary)
+    assert status == "finished"
+    assert diary.at("log") == [20, 40, 60, 80, 100]
+    assert diary.at("evaluate") == [50, 100], "also one that is due with the last step"
+    assert diary.at("save") == [70, 100], "the last safe point is saved"
+    kinds = [event[0] for event in diary.events if event[1] == 100]
+    assert kinds == ["log", "evaluate", "save"]
+
+
+def test_logs_hold_means_since_the_last_one_and_values_of_the_moment():
+    diary = Diary()
+    run(Counting(total=40, stride=10), diary)
+    logs = [event[2] for event in diary.events if event[0] == "log"]
+    assert logs == [
+        {"train/env_steps": 15.0, "train/epsilon": 0.5},
+        {"train/env_steps": 35.0, "train/epsilon": 0.5},
+    ]
+
+
+@given(period=st.integers(1, 50), strides=st.lists(st.integers(1, 120), min_size=1, max_size=60))
+def test_passed_is_true_once_for_each_multiple_or_several_at_once(period, strides):
+    before, hits = 0, 0
+    for stride in strides:
+        now = before + stride
+        multiples = [m for m in range(before + 1, now + 1) if m % period == 0]
+        assert passed(period, before, now) == bool(multiples)
+        hits += passed(period, before, now)
+        before = now
+    assert hits <= before // period
+
+
+@given(
+    stride=st.integers(1, 40),
+    stop_at=st.integers(1, 60),
+    periods=st.tuples(*[st.integers(1, 90)] * 3),
+)
+def test_stopped_and_resumed_equals_straight(stride, stop_at, periods):
+    straight = Diary()
+    run(Counting(300, stride), straight, Loop(*periods))
+
+    algorithm, first, second = Counting(300, stride), Diary(stop_at), Diary()
+    status, loop = run(algorithm, first, Loop(*periods))
+    if status == "stopped":
+        assert first.events[-1] == ("save", algorithm.counters.env_steps)
+        again = Loop(*periods)
+        again.load(loop.state())
+        run(algorithm, second, again)
+        del first.events[-1]  # the save of the stop itself
+    assert first.events + second.events == straight.events
+
+
+def test_interrupted_evaluation_comes_again_after_a_resume():
+    algorithm, diary = Counting(total=100, stride=10), Diary()
+    hooks = diary.hooks()
+    hooks.evaluate = lambda now: False  # told to stop in the middle of it
+    hooks.stop = lambda: algorithm.counters.env_steps >= 50 and loop.evaluation_pending and tried()
+    tries: list[int] = []
+
+    def tried() -> bool:
+        tries.append(1)
+        return len(tries) > 1
+
+    loop = Loop(20, 50, 70)
+    assert loop.run(algorithm, hooks) == "stopped"
+    again = Loop(20, 50, 70)
+    again.load(loop.state())
+    resumed = Diary()
+    run(algorithm, resumed, again)
+    assert resumed.at("evaluate") == [50, 100]
+
+
+def test_another_period_takes_effect_at_once():
+    algorithm, diary = Counting(total=100, stride=10), Diary(stop_at=4)
+    _, loop = run(algorithm, diary, Loop(1000, 1000, 1000))
+    again = Loop(20, 1000, 1000)
+    again.load(loop.state())
+    resumed = Diary()
+    run(algorithm, resumed, again)
+    assert resumed.at("log") == [40, 60, 80, 100]
+
+
+def test_nan_is_neither_logged_nor_saved():
+    class Broken(Counting):
+        def step(self) -> dict[str, float]:
+            return {**super().step(), "train/loss": float("nan")}
+
+    diary = Diary()
+    with pytest.raises(NonFiniteError, match="train/loss is nan"):
+        run(Broken(total=100, stride=10), diary)
+    assert diary.events == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_check_finite(value):
+    assert check_finite({"a": 1.0}) == {"a": 1.0}
+    with pytest.raises(NonFiniteError, match="metric b"):
+        check_finite({"a": 1.0, "b": value})
+
+
+def test_window_of_tensors_survives_a_save_bit_for_bit():
+    torch = pytest.importorskip("torch")
+    values = [torch.tensor(0.1) * i for i in range(1, 8)]
+    straight, saved, resumed = MetricWindow(), MetricWindow(), MetricWindow()
+    for value in values:
+        straight.add({"loss": value})
+    for value in values[:3]:
+        saved.add({"loss": value})
+    resumed.load(saved.state())
+    for value in values[3:]:
+        resumed.add({"loss": value})
+    assert resumed.take() == straight.take()
+    assert resumed.take() == {}
+
+
+def test_clock_goes_on_where_the_last_session_ended(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock()
+    clock.start(50.0, 1000)
+    now[0] += 4
+    metrics = clock.metrics(3000)
+    assert metrics == {"time/env_steps_per_second": 500.0, "time/elapsed_seconds": 54.0}
+    now[0] += 1
+    assert clock.elapsed_seconds == 55.0
