@@ -1,0 +1,260 @@
+"""The documents say what the code does: tables, commands, links, what one has to read."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_layers import FLOORS
+
+from rlzoo import cli, registry
+from rlzoo import config as configuration
+from rlzoo.io.run_dir import RunDir
+from rlzoo.run import Run
+from rlzoo.types import UsageError
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+ALGORITHMS = ("dqn", "q_learning", "sarsa")
+
+# --- tables of settings -------------------------------------------------------------------------
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_generator", ROOT / "tools" / "docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_settings_are_up_to_date() -> None:
+    page = (DOCS / "configuration.md").read_text()
+    tool = generator()
+    assert tool.updated(page) == page, "run tools/docs.py"
+    assert {name for _, name, _ in tool.BLOCK.findall(page)} == set(tool.generated())
+
+
+@pytest.mark.parametrize("old", ["| `algo.lr` | `0.0001` |", "number >= 0 and <= 1", "discount"])
+def test_a_table_that_is_out_of_date_is_found(old: str) -> None:
+    page = (DOCS / "configuration.md").read_text()
+    planted = page.replace(old, "something else", 1)
+    assert planted != page
+    assert generator().updated(planted) == page
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+UNITS = {"env steps": "_env_steps", "s": "_seconds", "env steps/s": "_env_steps_per_second"}
+
+
+def table(page: str, section: str) -> list[list[str]]:
+    """The cells of the first table of a section, without its header."""
+    text = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip(" `") for cell in row] for row in rows[2:]]
+
+
+def documented(section: str, algorithm: str) -> set[str]:
+    """The names that a table says an algorithm logs."""
+    rows = table((DOCS / "tensorboard.md").read_text(), section)
+    return {name for name, _, who, _ in rows if who == "all" or algorithm in who.split(", ")}
+
+
+def run_of(algorithm: str, directory: Path) -> RunDir:
+    env = "cartpole" if algorithm == "dqn" else "frozenlake"
+    words = [f"algo={algorithm}", f"env={env}", "experiment=none", "debug=tiny"]
+    config = configuration.compose(words)
+    claimed = RunDir.claim_at(directory)
+    claimed.write_text("config.yaml", configuration.to_yaml(config))
+    assert Run(config, claimed, lambda: False).train() == "finished"
+    return claimed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
+    root = tmp_path_factory.mktemp("runs")
+    return {algorithm: run_of(algorithm, root / algorithm) for algorithm in ALGORITHMS}
+
+
+def test_every_shipped_algorithm_is_looked_at() -> None:
+    targets = {name: registry.get("algo", name)[0].__module__ for name in registry.names("algo")}
+    assert {name for name, module in targets.items() if module.startswith("rlzoo.")} == set(
+        ALGORITHMS
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_logged_is_what_the_table_lists(runs: dict[str, RunDir], algorithm: str) -> None:
+    lines = runs[algorithm].metrics.read_text().splitlines()
+    logged = {name for line in lines for name in json.loads(line)} - {"step"}
+    assert logged == documented("Metrics", algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_shown_is_what_the_table_lists(runs: dict[str, RunDir], algorithm: str) -> None:
+    events = EventAccumulator(str(runs[algorithm].tb))
+    events.Reload()
+    kinds = events.Tags()
+    shown = {*kinds["images"], *kinds["histograms"], *kinds["tensors"]}
+    shown = {tag.removesuffix("/text_summary") for tag in shown if not tag.startswith("_hparams_")}
+    patterns = documented("Pictures, histograms, text", algorithm)
+    assert [t for t in shown if not any(fnmatchcase(t, p) for p in patterns)] == []
+    assert [p for p in patterns if not any(fnmatchcase(t, p) for t in shown)] == []
+
+
+def faults_of(name: str, unit: str) -> list[str]:
+    """What is wrong with a metric's name: `group/metric_unit`, the unit as the table says."""
+    found = []
+    if not re.fullmatch(r"(train|rollout|eval|time)/[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        found.append("form")
+    matching = [
+        u for u, suffix in UNITS.items() if name.endswith((suffix, suffix.replace("_", "/", 1)))
+    ]
+    if matching != ([unit] if unit in UNITS else []):
+        found.append("unit")
+    return found
+
+
+def test_metric_names_have_a_group_and_the_unit_of_the_table() -> None:
+    rows = table((DOCS / "tensorboard.md").read_text(), "Metrics")
+    assert [(name, faults_of(name, unit)) for name, unit, *_ in rows if faults_of(name, unit)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "fault"),
+    [
+        ("loss", "reward", "form"),
+        ("train/Loss", "reward", "form"),
+        ("train/td-error", "reward", "form"),
+        ("other/loss", "reward", "form"),
+        ("eval/length_mean", "env steps", "unit"),
+        ("time/act_seconds", "ms", "unit"),
+        ("time/env_steps_per_second", "env steps", "unit"),
+    ],
+)
+def test_a_wrong_metric_name_is_found(name: str, unit: str, fault: str) -> None:
+    assert faults_of(name, unit) == [fault]
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words after `tools/rlzoo` in the shell blocks of a page."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            name, *words = shlex.split(line, comments=True) or [""]
+            if name == "tools/rlzoo":
+                yield words
+
+
+def check_command(words: list[str]) -> None:
+    """UsageError for a command that would be refused before it looks at a run."""
+    if words[0] in (*cli.VERBS, "--help"):
+        return
+    if "=" not in words[0] and words[0] != "-m":
+        raise UsageError(f"no such command: {words[0]}")
+    overrides = [w for w in words if "=" in w and not w.startswith("resume=")]
+    for job in configuration.sweep_jobs(overrides) if words[0] == "-m" else [overrides]:
+        configuration.compose(job)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_are_accepted(page: Path) -> None:
+    for words in commands(page):
+        if not any(word.startswith("plugins=") for word in words):
+            check_command(words)
+
+
+@pytest.mark.parametrize("planted", ["algo=dqn 'algo.lrr=1'", "-m algo=dqn,dqnn", "evaluat latest"])
+def test_a_command_that_is_refused_is_found(planted: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```sh\ntools/rlzoo {planted}  # no\n# tools/rlzoo x\n```\n")
+    [words] = commands(page)
+    with pytest.raises(UsageError):
+        check_command(words)
+
+
+# --- links and names ----------------------------------------------------------------------------
+
+
+def dead_links(page: Path) -> list[str]:
+    """Relative links of a page to files or headings that are not there."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path) if path else page
+        if not file.exists() or (heading and heading not in headings(file)):
+            found.append(target)
+    return found
+
+
+def headings(page: Path) -> set[str]:
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A (b)\n[x](y.md) [a](#a-b) [c](#c) [p](page.md#a-b) [w](https://x.org)\n")
+    assert dead_links(page) == ["y.md", "#c"]
+
+
+def test_nobody_is_sent_to_the_other_project_of_that_name() -> None:
+    said = re.compile(r"pip install\s+(\"|')?rlzoo(?!-torch)")
+    assert [page.name for page in PAGES if said.search(page.read_text())] == []
+    assert said.search("pip install rlzoo") and not said.search("pip install rlzoo-torch")
+
+
+# --- what one has to read -----------------------------------------------------------------------
+
+MAX_LINES, MAX_FILES = 1000, 6
+
+
+def lines_to_read(file: Path, names: list[str]) -> int:
+    """Lines of a module, or of these functions and classes of it."""
+    source = file.read_text()
+    if not names:
+        return len(source.splitlines())
+    tops = [n for n in ast.parse(source).body if getattr(n, "name", None) in names]
+    assert len(tops) == len(names), f"{file.name} has no {names}"
+    return sum((n.end_lineno or 0) - n.lineno + 1 for n in tops)
+
+
+@pytest.mark.parametrize("section", ["To understand Q-learning and SARSA", "To understand DQN"])
+def test_an_algorithm_can_be_read_in_an_hour(section: str) -> None:
+    page = (DOCS / "architecture.md").read_text().replace("\n### ", "\n## ")
+    rows = table(page, section)
+    total = 0
+    for path, parts, said, *_ in rows:
+        names = [] if parts == "all" else [part.strip(" `") for part in parts.split(",")]
+        lines = lines_to_read(ROOT / path, names)
+        assert abs(lines - int(said)) <= max(15, 0.2 * lines), f"{path}: {lines} lines, not {said}"
+        total += lines
+    assert len(rows) <= MAX_FILES
+    assert total <= MAX_LINES
+
+
+def test_the_diagram_shows_the_floors_that_the_imports_keep() -> None:
+    block = (DOCS / "architecture.md").read_text().split("```text\n")[1].split("```")[0]
+    drawn = [re.split(r"  +", line)[0] for line in block.splitlines() if line[0] != " "]
+    floors = [{room for room in floor if not room.startswith("__")} for floor in FLOORS]
+    assert [set(line.split(", ")) for line in reversed(drawn)] == [f for f in floors if f]
