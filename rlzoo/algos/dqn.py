@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,8 @@ from rlzoo.seeding import generator_state, load_generator, numpy_generator, torc
 from rlzoo.settings import setting
 from rlzoo.types import Counters, Metrics, Setup, State, UsageError
 
+BLOCK_ENV_STEPS = 64  # least work between two safe points: less would cost more than it does
+MAX_DRAW_BYTES = 2**24  # of observations in one draw of minibatches
 Exploration = tuple[np.ndarray, np.ndarray]  # explore_B bool, random_B actions
 
 
@@ -83,6 +86,10 @@ class DQN:
         self.collector = Collector(env, self.replay.add)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.replay_rng = numpy_generator(setup.seed, "replay")
+        # Priorities change with each update, uniform draws do not: many minibatches cost one draw.
+        obs_bytes = max(1, env.obs_B[0].nbytes)
+        draw = 1 if isinstance(self.replay, PrioritizedReplay) else MAX_DRAW_BYTES // obs_bytes
+        self.minibatches_drawn_at_once = max(1, draw // config.batch_size)
         self.next_target_sync = config.target_every_env_steps
         self.learn_seconds = 0.0
 
@@ -168,18 +175,29 @@ class DQN:
         return np.where(explore_B, random_B, greedy_B) + self.first_action
 
     def step(self) -> Metrics:
-        """Collect `train_every_env_steps`, then make the updates that are due."""
-        num_envs = self.env.num_envs
-        steps = self.config.train_every_env_steps // num_envs
-        for explore_B, random_B in self._draw_exploration(steps, num_envs):
-            self.collector.step(self._act_exploring, explore_B, random_B)
-            self.counters.env_steps += num_envs
-            if self.counters.env_steps >= self.next_target_sync:
-                self._synchronise_target()
+        """Rounds of collecting `train_every_env_steps` and making the updates that are due."""
+        config, num_envs = self.config, self.env.num_envs
+        remaining = self.setup.total_env_steps - self.counters.env_steps
+        block = min(max(BLOCK_ENV_STEPS, config.train_every_env_steps), remaining)
+        rounds = -(-block // config.train_every_env_steps)
+        steps = config.train_every_env_steps // num_envs
+        draws = iter(self._draw_exploration(rounds * steps, num_envs))
+        outcomes: list[tuple[torch.Tensor, ...]] = []
+        for _ in range(rounds):
+            for explore_B, random_B in islice(draws, steps):
+                self.collector.step(self._act_exploring, explore_B, random_B)
+                self.counters.env_steps += num_envs
+                if self.counters.env_steps >= self.next_target_sync:
+                    self._synchronise_target()
+            if self.counters.env_steps > config.learning_starts_env_steps:
+                outcomes += self._learn()
         self.counters.episodes = self.collector.statistics.episodes
-        if self.counters.env_steps <= self.config.learning_starts_env_steps:
+        if not outcomes:
             return {}
-        return self._learn()
+        loss, grad_norm, q_mean = (
+            torch.stack(values).mean() for values in zip(*outcomes, strict=True)
+        )
+        return {"train/loss": loss, "train/q_mean": q_mean, "train/grad_norm": grad_norm}
 
     def _synchronise_target(self) -> None:
         self.next_target_sync += self.config.target_every_env_steps
@@ -188,26 +206,33 @@ class DQN:
             for target, online in pairs:
                 target.lerp_(online, self.config.tau)
 
-    def _learn(self) -> Metrics:
-        """`gradient_steps` updates on minibatches that are drawn from the buffer as it is now."""
+    def _learn(self) -> list[tuple[torch.Tensor, ...]]:
+        """`gradient_steps` updates; the loss, gradient norm and mean action value of each."""
         start = time.perf_counter()
-        for _ in range(self.config.gradient_steps):
+        outcomes: list[tuple[torch.Tensor, ...]] = []
+        while len(outcomes) < self.config.gradient_steps:
+            at_once = min(
+                self.minibatches_drawn_at_once, self.config.gradient_steps - len(outcomes)
+            )
             batch = self.replay.sample(
-                self.config.batch_size,
+                at_once * self.config.batch_size,
                 self.replay_rng,
                 gamma=self.config.gamma,
                 n_step=self.config.n_step,
                 progress=self.counters.env_steps / self.setup.total_env_steps,
             )
-            tensors: tuple[torch.Tensor, ...] = (*batch[:5], batch.weight_B)
-            if self.setup.device != "cpu":
-                tensors = tuple(tensor.to(self.setup.device) for tensor in tensors)
-            loss, grad_norm, error_B, q_mean = self.update(*tensors)
-            if isinstance(self.replay, PrioritizedReplay):
-                self.replay.update_priorities(batch.index_B, error_B.cpu())
-            self.counters.updates += 1
+            columns = [
+                tensor.to(self.setup.device).split(self.config.batch_size)
+                for tensor in (*batch[:5], batch.weight_B)
+            ]
+            for minibatch in zip(*columns, strict=True):
+                loss, grad_norm, error_B, q_mean = self.update(*minibatch)
+                outcomes.append((loss, grad_norm, q_mean))
+                if isinstance(self.replay, PrioritizedReplay):  # its draws are of one minibatch
+                    self.replay.update_priorities(batch.index_B, error_B.cpu())
+        self.counters.updates += len(outcomes)
         self.learn_seconds += time.perf_counter() - start
-        return {"train/loss": loss, "train/q_mean": q_mean, "train/grad_norm": grad_norm}
+        return outcomes
 
     def gauges(self) -> dict[str, float]:
         seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}

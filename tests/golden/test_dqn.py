@@ -39,6 +39,11 @@ class Endless(gymnasium.Env[np.ndarray, int]):
 gymnasium.register("rlzoo_test/Endless-v0", Endless)
 
 
+@pytest.fixture(autouse=True)
+def one_round_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlzoo.algos.dqn.BLOCK_ENV_STEPS", 1)
+
+
 def make(
     config: DQNConfig, env_id: str = "CartPole-v1", num_envs: int = 1, **kwargs: Any
 ) -> tuple[DQN, Setup]:
