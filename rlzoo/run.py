@@ -211,6 +211,10 @@ class Run:
                 results["best"] = self.play_episodes(self.config.eval.test_episodes, TEST)
         except Stopped:
             return "stopped"
+        self.logger.scalars(
+            self.algorithm.counters.env_steps,
+            {f"test/{which}_return_mean": result.mean for which, result in results.items()},
+        )
         self.directory.write_json(
             "result.json",
             {

@@ -22,9 +22,11 @@ from gymnasium import spaces
 from rlzoo.data.collector import Collector
 from rlzoo.data.prioritized import PrioritizedReplay, make_replay
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
+from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.q_network import QNetwork, numpy_forward
-from rlzoo.nets.update import GradientStep, load_module, module_state
+from rlzoo.nets.q_network import QNetwork
+from rlzoo.nets.state import load_module, module_state
+from rlzoo.nets.update import GradientStep
 from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
 from rlzoo.settings import setting
 from rlzoo.types import Counters, Metrics, Setup, State, UsageError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.data.collector import EpisodeStatistics
+from rlzoo.data.episodes import EpisodeStatistics
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.settings import setting
 from rlzoo.types import Counters, Metrics, NonFiniteError, Setup, State, UsageError

@@ -1,17 +1,16 @@
-"""One guarded gradient step that can be compiled as a whole, and exact states of its parts."""
+"""One guarded gradient step that can be compiled as a whole."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlzoo.nets.adam import Adam
-from rlzoo.types import DataError, NonFiniteError, State
+from rlzoo.types import NonFiniteError
 
 LossFunction = Callable[..., tuple[Tensor, ...]]
 Gradients = Callable[..., tuple[list[Tensor], list[Tensor]]]
@@ -95,33 +94,3 @@ def _compiled(eager: Gradients) -> Gradients:
             return eager(*batch)
 
     return gradients
-
-
-def module_state(module: nn.Module) -> State:
-    """Copies of all parameters and buffers by name."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Copy a `module_state` into the module's own tensors, so that views of them stay valid.
-
-    Raises DataError, and changes nothing, if a name or shape differs.
-    """
-    own = module.state_dict()
-    if own.keys() != state.keys():
-        differing = sorted(own.keys() ^ state.keys())
-        raise DataError(f"network state: {', '.join(differing[:3])} is missing or not expected")
-    loaded = {name: torch.as_tensor(leaf) for name, leaf in state.items()}
-    for name, tensor in own.items():
-        _check_same(f"network state: {name}", loaded[name], tensor)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(loaded[name])
-
-
-def _check_same(what: str, got: Tensor, expected: Tensor) -> None:
-    if got.shape != expected.shape or got.dtype != expected.dtype:
-        raise DataError(
-            f"{what} is {got.dtype}{list(got.shape)}, "
-            f"expected {expected.dtype}{list(expected.shape)}"
-        )

@@ -7,8 +7,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.mlp import MLP, NetworkConfig
-from rlzoo.nets.q_network import QNetwork, numpy_forward
+from rlzoo.nets.q_network import QNetwork
 from rlzoo.seeding import torch_seed
 from rlzoo.types import UsageError
 

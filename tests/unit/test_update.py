@@ -16,7 +16,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 from rlzoo.nets import update
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.mlp import MLP
-from rlzoo.nets.update import GradientStep, load_module, module_state
+from rlzoo.nets.state import load_module, module_state
+from rlzoo.nets.update import GradientStep
 from rlzoo.seeding import torch_generator, torch_seed
 from rlzoo.types import DataError, NonFiniteError
 

@@ -1,0 +1,93 @@
+"""Write docs/results/NAME.md and NAME.png from the runs of a sweep, every run counted.
+
+    python tools/results.py NAME outputs/sweeps/NAME --target "what is expected" [--note TEXT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rlzoo.compare import compare
+from rlzoo.statistics import bootstrap_interval, iqm
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--target", required=True, help="what is expected, and from where")
+    parser.add_argument("--note", default="", help="a paragraph below the table")
+    arguments = parser.parse_args()
+
+    jobs = read(arguments.sweep / "sweep.json")
+    runs = [arguments.sweep / str(number) for number in range(len(jobs))]
+    comparison = compare(runs)
+    RESULTS.mkdir(exist_ok=True)
+    comparison.save_picture(RESULTS / f"{arguments.name}.png")
+    results = [read(run / "result.json") for run in runs]
+    provenance = read(runs[0] / "provenance.json")
+    lines = [
+        f"# {arguments.name}",
+        "",
+        f"Expected: {arguments.target}",
+        "",
+        f"Command: `tools/rlzoo -m {_sweep_words(jobs)} --name {arguments.name}`, "
+        f"commit `{provenance['git']['commit'][:10]}`"
+        + (" with local changes" if provenance["git"]["dirty"] else "")
+        + ".",
+        "",
+        _hardware(provenance),
+        "",
+        "Greedy episodes on test seeds that neither training nor the choice of the best checkpoint "
+        "saw. *Best* is the checkpoint with the highest mean return on the selection seeds, *last* "
+        "the one at the end of training.",
+        "",
+        "| seed | best | last | test episodes | training seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for job, result in zip(jobs, results, strict=True):
+        seed = next(word.split("=")[1] for word in job if word.startswith("seed="))
+        best, last = (result["test"][which]["return"] for which in ("best", "last"))
+        lines.append(
+            f"| {seed} | {best['mean']:.4g} ± {best['std']:.3g} | {last['mean']:.4g} ± "
+            f"{last['std']:.3g} | {best['n']} | {result['elapsed_seconds']:.0f} |"
+        )
+    lines += ["", "| over seeds | IQM | 95 % bootstrap interval |", "| --- | --- | --- |"]
+    for which in ("best", "last"):
+        means = [result["test"][which]["return"]["mean"] for result in results]
+        low, high = bootstrap_interval(means, iqm)
+        lines.append(f"| {which} | {iqm(means):.4g} | {low:.4g} to {high:.4g} |")
+    if arguments.note:
+        lines += ["", arguments.note]
+    lines += ["", f"![Learning curves]({arguments.name}.png)", ""]
+    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
+
+
+def _sweep_words(jobs: list[list[str]]) -> str:
+    columns = zip(*jobs, strict=True)
+    words = []
+    for column in columns:
+        values = list(dict.fromkeys(word.split("=", 1)[1] for word in column))
+        words.append(f"{column[0].split('=', 1)[0]}={','.join(values)}")
+    return " ".join(words)
+
+
+def _hardware(provenance: dict[str, Any]) -> str:
+    hardware, versions = provenance["hardware"], provenance["versions"]
+    return (
+        f"{hardware['cpu']}, {hardware['cores']} cores, one thread a run; Python "
+        f"{versions['python']}, torch {versions['torch']}, gymnasium {versions['gymnasium']}."
+    )
+
+
+if __name__ == "__main__":
+    main()
