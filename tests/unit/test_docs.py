@@ -116,7 +116,7 @@ def test_what_is_shown_is_what_the_table_lists(runs: dict[str, RunDir], algorith
 def faults_of(name: str, unit: str) -> list[str]:
     """What is wrong with a metric's name: `group/metric_unit`, the unit as the table says."""
     found = []
-    if not re.fullmatch(r"(train|rollout|eval|time)/[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+    if not re.fullmatch(r"(train|rollout|eval|test|time)/[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         found.append("form")
     matching = [
         u for u, suffix in UNITS.items() if name.endswith((suffix, suffix.replace("_", "/", 1)))
