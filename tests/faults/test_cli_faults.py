@@ -13,6 +13,7 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.cli import main
 from rlzoo.config import CONF_DIR
+from rlzoo.run import Run
 from rlzoo.types import UsageError
 
 Q = ["algo=q_learning", "env=cliffwalking", "experiment=none"]
@@ -33,6 +34,7 @@ WRONG = [
     ("network=mpl", "Did you mean 'mlp'?"),
     ("network=mlp", "algo=q_learning has no network"),
     ("env.id=CartPole-v7", "env.id: got 'CartPole-v7'"),
+    ("env.id=cARTPOLE-v1", "Did you mean 'CartPole-v1'?"),
     ("env.id=no_such_module:Env-v0", "no_such_module"),
     # names of settings (row 17)
     ("algo.alhpa=0.1", "unknown setting 'algo.alhpa'. Did you mean 'alpha'?"),
@@ -43,7 +45,7 @@ WRONG = [
     ("~algo.alpha=0.1", "settings cannot be removed"),
     ("alpha=0.1", "unknown setting 'alpha'. Did you mean 'algo.alpha'?"),
     ("total_env_step=9", "Did you mean 'total_env_steps'?"),
-    ("Seed=1", "Did you mean 'seed'?"),
+    ("SEED=1", "Did you mean 'seed'?"),
     ("ago.alpha=1", "unknown setting 'ago'. Did you mean 'algo'?"),
     ("algo.alpha.x=1", "algo.alpha: got {'x': 1}, expected a number"),
     ("seed.x=1", "seed: got {'x': 1}, expected a whole number"),
@@ -353,14 +355,23 @@ def test_resume_of_a_folder_without_a_run(finished, monkeypatch, capsys):
         assert "not a run directory" in one_error_line(capsys)
 
 
-def test_a_finished_run_goes_on_when_it_is_made_longer(folder, capsys):
+def test_a_finished_run_goes_on_when_it_is_made_longer(folder, capsys, monkeypatch):
     assert main([*SMALL, "run_dir=run", "total_env_steps=256"]) == 0
+    result = folder / "run" / "result.json"
+    train = Run.train
+
+    def checked_train(self: Run) -> str:
+        assert not result.exists(), "the old result must not pass for the new one"
+        return train(self)
+
+    monkeypatch.setattr(Run, "train", checked_train)
     assert main(["resume=run", "total_env_steps=512", "algo.alpha=0.2", "output_dir=moved"]) == 0
     errors = capsys.readouterr().err
     assert "changed total_env_steps: 256 -> 512" in errors
     assert "changed algo.alpha: 0.1 -> 0.2" in errors
     saved = configuration.load_yaml((folder / "run" / "config.yaml").read_text(), "")
     assert (saved["total_env_steps"], saved["algo"]["alpha"]) == (512, 0.2)
+    assert result.exists()
     assert main(["resume=run"]) == 0
     assert "is finished" in capsys.readouterr().err
 

@@ -206,7 +206,7 @@ def test_overrides_on_a_saved_configuration():
 
 
 @pytest.mark.parametrize(
-    "word", ["seed=1", "env.num_envs=2", "env.kwargs.map_name=8x8", "env.kwargs=null", "algo=sarsa"]
+    "word", ["seed=1", "env.num_envs=2", "env.kwargs.map_name=8x8", "env.kwargs={}", "algo=sarsa"]
 )
 def test_identity_cannot_change(word):
     saved = plain(compose(["algo=q_learning", "env=frozenlake"]))
