@@ -319,12 +319,13 @@ def with_overrides(
             )
     config = from_mapping(values)
     before, after = flat(from_mapping(saved)), flat(config)
+    fixed = [f"algo.{field.name}" for field in fields(config.algo) if field.metadata.get("fixed")]
     differences: dict[str, tuple[Any, Any]] = {}
     for key in [*after, *(before.keys() - after.keys())]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
         if old == new:
             continue
-        identity = any(key == name or key.startswith(name + ".") for name in IDENTITY)
+        identity = any(key == name or key.startswith(name + ".") for name in (*IDENTITY, *fixed))
         if identity and key not in NOT_IDENTITY:
             raise UsageError(
                 f"resume: {key}={new} would change what the run is "

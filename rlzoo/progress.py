@@ -8,6 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+SHOWN = {"rollout/return_mean": "return", "train/loss": "loss", "eval/return_mean": "eval"}
+
 
 class Progress:
     """Counts env steps on a bar on stderr."""
@@ -24,16 +26,18 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self.at = done_env_steps
+        self.shown: dict[str, str] = {}
 
     def update(self, env_steps: int) -> None:
         self.bar.update(env_steps - self.at)
         self.at = env_steps
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        shown = {"return": "rollout/return_mean", "loss": "train/loss", "eval": "eval/return_mean"}
-        values = {short: f"{metrics[name]:.4g}" for short, name in shown.items() if name in metrics}
-        if values:
-            self.bar.set_postfix(values, refresh=False)
+        """The latest of a few metrics behind the bar; others are left out."""
+        for name, short in SHOWN.items():
+            if name in metrics:
+                self.shown[short] = f"{metrics[name]:.4g}"
+        self.bar.set_postfix(self.shown, refresh=False)
 
     def __enter__(self) -> Progress:
         return self

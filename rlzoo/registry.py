@@ -23,7 +23,11 @@ from rlzoo.types import UsageError
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a registered class and its settings dataclass live ('module:attribute' each)."""
+    """Where what is registered and its settings dataclass live ('module:attribute' each).
+
+    An algo is a `types.Algorithm`; a network makes an encoder from an observation space
+    (rlzoo/nets/encoders.py); a replay has `build(config, obs_space, action_space, num_envs)`.
+    """
 
     target: str
     config: str
@@ -36,8 +40,8 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "dqn": Entry("rlzoo.algos.dqn:DQN", "rlzoo.algos.dqn:DQNConfig"),
     },
     "network": {
-        "mlp": Entry("rlzoo.nets.mlp:MLP", "rlzoo.nets.mlp:NetworkConfig"),
-        "nature_cnn": Entry("rlzoo.nets.cnn:NatureCNN", "rlzoo.nets.mlp:NetworkConfig"),
+        "mlp": Entry("rlzoo.nets.encoders:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),
+        "nature_cnn": Entry("rlzoo.nets.cnn:image_encoder", "rlzoo.nets.mlp:NetworkConfig"),
     },
     "replay": {
         "uniform": Entry("rlzoo.data.replay:Replay", "rlzoo.data.replay:ReplayConfig"),
@@ -71,7 +75,7 @@ def names(kind: str) -> list[str]:
     return sorted(_ENTRIES[kind])
 
 
-def get(kind: str, name: str) -> tuple[type, type]:
+def get(kind: str, name: str) -> tuple[Any, type]:
     """The class and the settings dataclass of a registered name."""
     if name not in _ENTRIES[kind]:
         raise UsageError(

@@ -43,6 +43,10 @@ def check_spaces(config: RunConfig) -> None:
         env.close()
 
 
+def _registered(kind: str, settings: Any) -> Any:
+    return settings and registry.get(kind, settings.name)[0]
+
+
 def build(config: RunConfig) -> Algorithm:
     """The algorithm of a configuration with its envs, networks and buffers, ready to `step`."""
     check_spaces(config)
@@ -52,7 +56,9 @@ def build(config: RunConfig) -> Algorithm:
         seed=config.seed,
         total_env_steps=config.total_env_steps,
         network=config.network,
+        make_encoder=_registered("network", config.network),
         replay=config.replay,
+        replay_class=_registered("replay", config.replay),
         device=config.device,
         compile=config.compile,
     )

@@ -25,10 +25,14 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    fixed: bool = False,
 ) -> Any:
-    """A dataclass field with a meaning (units, source) and a range: low <= x <= high, above < x."""
+    """A dataclass field with a meaning (units, source) and a range: low <= x <= high, above < x.
+
+    A `fixed` setting of an algorithm gives its state a shape: a resumed run cannot change it.
+    """
     limits = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {"help": help, **{k: v for k, v in limits.items() if v is not None}}
+    metadata = {"help": help, "fixed": fixed, **{k: v for k, v in limits.items() if v is not None}}
     if isinstance(default, dict | list):
         raise TypeError("a setting's default must be immutable")
     return dataclasses.field(default=default, metadata=metadata)

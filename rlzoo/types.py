@@ -119,15 +119,17 @@ class VectorEnv(Protocol):
 class Setup:
     """The parts that a run hands to an algorithm's constructor: `algorithm(config, setup)`.
 
-    `network` and `replay` are settings dataclasses, or None for algorithms that do not list them
-    in their class attribute `needs`.
+    `network` and `replay` are settings dataclasses, `make_encoder` and `replay_class` what the
+    registry has under their names; all None for algorithms that do not list them in `needs`.
     """
 
     env: VectorEnv
     seed: int
     total_env_steps: int
     network: Any = None
+    make_encoder: Any = None
     replay: Any = None
+    replay_class: Any = None
     device: str = "cpu"
     compile: bool = False
 

@@ -20,7 +20,6 @@ import torch
 from gymnasium import spaces
 
 from rlzoo.data.collector import Collector
-from rlzoo.data.prioritized import PrioritizedReplay, make_replay
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
 from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.adam import Adam
@@ -71,7 +70,11 @@ class DQN:
         self.first_action = int(env.action_space.start)
         with torch_seed(setup.seed, "network"):
             self.q = QNetwork(
-                env.observation_space, self.num_actions, setup.network, dueling=config.dueling
+                env.observation_space,
+                self.num_actions,
+                setup.network,
+                make_encoder=setup.make_encoder,
+                dueling=config.dueling,
             ).to(setup.device)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
         self.q_values = numpy_forward(self.q)  # follows the network's updates
@@ -82,15 +85,16 @@ class DQN:
             max_grad_norm=config.max_grad_norm,
             compile=setup.compile,
         )
-        self.replay = make_replay(
+        self.replay = setup.replay_class.build(
             setup.replay, env.observation_space, env.action_space, env.num_envs
         )
+        self.is_prioritized = hasattr(self.replay, "update_priorities")
         self.collector = Collector(env, self.replay.add)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.replay_rng = numpy_generator(setup.seed, "replay")
         # Priorities change with each update, uniform draws do not: many minibatches cost one draw.
         obs_bytes = max(1, env.obs_B[0].nbytes)
-        draw = 1 if isinstance(self.replay, PrioritizedReplay) else MAX_DRAW_BYTES // obs_bytes
+        draw = 1 if self.is_prioritized else MAX_DRAW_BYTES // obs_bytes
         self.minibatches_drawn_at_once = max(1, draw // config.batch_size)
         self.next_target_sync = config.target_every_env_steps
         self.learn_seconds = 0.0
@@ -230,7 +234,7 @@ class DQN:
             for minibatch in zip(*columns, strict=True):
                 loss, grad_norm, error_B, q_mean = self.update(*minibatch)
                 outcomes.append((loss, grad_norm, q_mean))
-                if isinstance(self.replay, PrioritizedReplay):  # its draws are of one minibatch
+                if self.is_prioritized:  # then a draw is one minibatch
                     self.replay.update_priorities(batch.index_B, error_B.cpu())
         self.counters.updates += len(outcomes)
         self.learn_seconds += time.perf_counter() - start

@@ -75,6 +75,14 @@ class PrioritizedReplay:
         self._top_priority = 1.0
         self._new_rows = 0  # added, and not yet in the tree
 
+    @classmethod
+    def build(
+        cls, config: ReplayConfig, obs_space: Any, action_space: Any, num_envs: int
+    ) -> PrioritizedReplay:
+        """What `replay=prioritized` names; raises UsageError if the spaces do not fit."""
+        storage = Replay.build(config, obs_space, action_space, num_envs)
+        return cls(storage, alpha=config.alpha, beta0=config.beta0, eps=config.eps)
+
     def __len__(self) -> int:
         return len(self.storage)
 
@@ -154,19 +162,3 @@ class PrioritizedReplay:
         self._tree.load(priority)
         self._top_priority = state["top_priority"]
         self._new_rows = 0
-
-
-def make_replay(
-    config: ReplayConfig, obs_space: Any, action_space: Any, num_envs: int
-) -> Replay | PrioritizedReplay:
-    """Build the replay memory that `config` names; raises UsageError if the spaces do not fit."""
-    storage = Replay(
-        obs_space,
-        action_space,
-        num_envs,
-        capacity=config.capacity,
-        frame_stack=config.frame_stack,
-    )
-    if config.name == "uniform":
-        return storage
-    return PrioritizedReplay(storage, alpha=config.alpha, beta0=config.beta0, eps=config.eps)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from rlzoo.types import DataError, State, Step, UsageError
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    name: Literal["uniform", "prioritized"] = setting("uniform", "how transitions are drawn")
+    name: str = setting("uniform", "how transitions are drawn")
     capacity: int = setting(100_000, "transitions kept, over all envs together", low=1)
     frame_stack: int = setting(
         0,
@@ -96,6 +96,14 @@ class Replay:
         self._accepted: list[Any] = []
         self._lag_K = np.arange(frame_stack - 1, -1, -1)
         self._ones_B = torch.ones(0)
+
+    @classmethod
+    def build(
+        cls, config: ReplayConfig, obs_space: Any, action_space: Any, num_envs: int
+    ) -> Replay:
+        """What `replay=uniform` names; raises UsageError if the spaces do not fit."""
+        capacity, frame_stack = config.capacity, config.frame_stack
+        return cls(obs_space, action_space, num_envs, capacity=capacity, frame_stack=frame_stack)
 
     def _allocate(self) -> None:
         cells = (self.num_rows, self.num_envs)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlzoo.nets.cnn import NatureCNN
+from rlzoo.nets.encoders import Flatten, OneHot
 from rlzoo.nets.mlp import MLP
-from rlzoo.nets.q_network import Flatten, OneHot, QNetwork
+from rlzoo.nets.q_network import QNetwork
 
 Act = Callable[[np.ndarray], np.ndarray]
 
@@ -27,7 +27,7 @@ def numpy_forward(network: QNetwork) -> Act:
     networks are run by torch.
     """
     device = next(network.parameters()).device
-    if isinstance(network.encoder, NatureCNN) or device.type != "cpu":
+    if not isinstance(network.encoder, Flatten | OneHot) or device.type != "cpu":
         return lambda obs_B: _torch_forward(network, obs_B, device)
     encode = _numpy_encoder(network.encoder)
     if not network.dueling:

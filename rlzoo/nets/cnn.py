@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from gymnasium import spaces
 from torch import Tensor, nn
+
+from rlzoo.types import UsageError
 
 # Output channels, kernel size and stride of each layer (Mnih et al. 2015, Methods).
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -28,3 +32,15 @@ class NatureCNN(nn.Module):
 
     def forward(self, obs_B: Tensor) -> Tensor:
         return self.layers(obs_B.float() * self.scale)
+
+
+def image_encoder(obs_space: spaces.Space) -> NatureCNN:
+    """The CNN for a space of uint8 frames [k, height, width]; UsageError for any other."""
+    shape = obs_space.shape or ()
+    is_image = len(shape) == 3 and min(shape[1:]) >= SMALLEST_IMAGE
+    if not (isinstance(obs_space, spaces.Box) and is_image and obs_space.dtype == np.uint8):
+        raise UsageError(
+            f"network=nature_cnn: got observations {obs_space}, expected uint8 frames "
+            "[k, height, width] such as [4, 84, 84]. Did you mean network=mlp?"
+        )
+    return NatureCNN(shape, float(np.max(obs_space.high)))

@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    name: Literal["mlp", "nature_cnn"] = setting(
+    name: str = setting(
         "mlp", "mlp for vectors and discrete states, nature_cnn for stacks of frames"
     )
     hidden: tuple[int, ...] = setting(

@@ -13,8 +13,9 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.dqn import DQN, DQNConfig
-from rlzoo.data.replay import ReplayConfig
+from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.envs.make import EnvConfig, make_vector
+from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.types import Setup
 
@@ -52,7 +53,15 @@ def make(
         EnvConfig(id=env_id, num_envs=num_envs, kwargs=kwargs or None, restore="replay"), run_seed=5
     )
     network, replay = NetworkConfig(hidden=(16, 16)), ReplayConfig(capacity=2000)
-    setup = Setup(env, seed=5, total_env_steps=1000, network=network, replay=replay)
+    setup = Setup(
+        env,
+        seed=5,
+        total_env_steps=1000,
+        network=network,
+        make_encoder=vector_encoder,
+        replay=replay,
+        replay_class=Replay,
+    )
     return DQN(config, setup), setup
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlzoo import registry
 from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.mlp import MLP, NetworkConfig
 from rlzoo.nets.q_network import QNetwork
@@ -29,7 +30,9 @@ def network(
     space: spaces.Space, *, name: str = "mlp", hidden: tuple[int, ...] = (16, 8), **options: bool
 ) -> QNetwork:
     with torch_seed(0, "test"):
-        return QNetwork(space, 3, NetworkConfig(name=name, hidden=hidden), **options)
+        make_encoder = registry.get("network", name)[0]
+        config = NetworkConfig(name=name, hidden=hidden)
+        return QNetwork(space, 3, config, make_encoder=make_encoder, **options)
 
 
 def observations(space: spaces.Space, batch_size: int) -> np.ndarray:

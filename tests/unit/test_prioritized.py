@@ -12,7 +12,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlzoo.data.prioritized import PrioritizedReplay, SumTree, make_replay
+from rlzoo.data.prioritized import PrioritizedReplay, SumTree
 from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.settings import read
 from rlzoo.types import DataError, NonFiniteError, Step
@@ -240,12 +240,12 @@ def test_state_of_another_shape_is_refused() -> None:
         memory().load({**state, "priority": state["priority"].astype(np.float32)})
 
 
-def test_make_replay_chooses_by_name() -> None:
+def test_registered_replays_are_built_from_their_settings() -> None:
     box, discrete = spaces.Box(0, 1, (4,)), spaces.Discrete(2)
-    uniform = make_replay(read(ReplayConfig, {"capacity": 10}), box, discrete, 2)
+    uniform = Replay.build(read(ReplayConfig, {"capacity": 10}), box, discrete, 2)
     assert isinstance(uniform, Replay)
     config = read(ReplayConfig, {"name": "prioritized", "capacity": 10, "alpha": 0.5, "beta0": 0.3})
-    prioritized = make_replay(config, box, discrete, 2)
+    prioritized = PrioritizedReplay.build(config, box, discrete, 2)
     assert isinstance(prioritized, PrioritizedReplay)
     assert (prioritized.alpha, prioritized.beta0, prioritized.eps) == (0.5, 0.3, 1e-6)
     assert prioritized.storage.max_steps == uniform.max_steps == 5

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import dataclass
 
 import pytest
 from hydra.core.config_store import ConfigStore
 
 from rlzoo import config as configuration
 from rlzoo import registry
+from rlzoo.algos.tabular import QLearningConfig
+from rlzoo.settings import setting
 from rlzoo.types import UsageError
 
 
@@ -61,6 +64,20 @@ def test_plugin_without_a_yaml_file(plugin):
     config = configuration.compose(["plugins=[second_plugin]", "algo=second_q", "env=taxi"])
     assert config.algo.name == "second_q"
     assert config.plugins == ("second_plugin",)
+
+
+@dataclass(frozen=True)
+class FixedConfig(QLearningConfig):
+    name: str = "fixed"
+    double: bool = setting(False, "gives the tables their shape", fixed=True)
+
+
+def test_fixed_setting_of_a_plugin_cannot_change_on_resume():
+    registry.register("algo", "fixed", "rlzoo.algos.tabular:QLearning", f"{__name__}:FixedConfig")
+    saved = {"algo": {"name": "fixed"}, "env": {"id": "Taxi-v4"}}
+    assert configuration.with_overrides(saved, ["algo.alpha=0.5", "algo.double=false"])
+    with pytest.raises(UsageError, match=r"algo\.double=True would change what the run is"):
+        configuration.with_overrides(saved, ["algo.double=true"])
 
 
 def test_plugin_is_found_wherever_its_name_stands(plugin):
