@@ -13,6 +13,7 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.settings import nearest
 from rlzoo.stop import StopSignal
+from rlzoo.terminal import note
 from rlzoo.types import RlzooError, UsageError
 
 if TYPE_CHECKING:
@@ -64,11 +65,6 @@ def main(words: Sequence[str] | None = None) -> int:
             return 128 + signal.SIGPIPE
         note(f"error: {error}")
         return 74
-
-
-def note(line: str) -> None:
-    """A line for the person at the terminal; results go to stdout, everything else here."""
-    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,16 +20,11 @@ from rlzoo.io import checkpoint
 from rlzoo.io.logger import Logger
 from rlzoo.io.run_dir import RunDir
 from rlzoo.loop import Hooks, Loop
-from rlzoo.progress import Progress
 from rlzoo.seeding import SELECT, TEST
+from rlzoo.terminal import Progress, note
 from rlzoo.types import Algorithm, NonFiniteError, RlzooError, Setup, State, StorageError
 
 Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
-
-
-def note(line: str) -> None:
-    """A line for the person at the terminal; results go to stdout, everything else here."""
-    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
 
 
 def check_spaces(config: RunConfig) -> None:

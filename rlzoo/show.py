@@ -18,8 +18,9 @@ from rlzoo.evaluate import evaluate, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
-from rlzoo.run import build, note
+from rlzoo.run import build
 from rlzoo.seeding import TEST
+from rlzoo.terminal import note
 from rlzoo.types import Algorithm, UsageError
 
 

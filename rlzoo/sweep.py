@@ -20,6 +20,7 @@ from rlzoo import config as configuration
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
 from rlzoo.stop import StopSignal
+from rlzoo.terminal import note
 from rlzoo.types import CantCreateError, UsageError
 
 POLL_SECONDS = 0.1
@@ -78,7 +79,7 @@ def run_sweep(words: Sequence[str], *, jobs: int, name: str) -> int:
         raise CantCreateError(f"{root}: cannot be created: {error.strerror}") from error
     with RunDir(root).lock():
         _check_same_sweep(root / "sweep.json", combinations)
-        _say(f"{len(combinations)} jobs, {jobs} at a time, in {root}")
+        note(f"{len(combinations)} jobs, {jobs} at a time, in {root}")
         numbered = enumerate(combinations)
         return _run([Job(n, tuple(words), root / str(n)) for n, words in numbered], limit=jobs)
 
@@ -95,7 +96,7 @@ def _run(jobs: list[Job], *, limit: int) -> int:
     started = time.monotonic()
     codes = {job: 0 for job in jobs if job.is_finished()}
     if codes:
-        _say(f"{len(codes)} of them had finished before")
+        note(f"{len(codes)} of them had finished before")
     waiting = [job for job in jobs if job not in codes]
     running: dict[Job, subprocess.Popen[bytes]] = {}
 
@@ -118,17 +119,13 @@ def _run(jobs: list[Job], *, limit: int) -> int:
                 code = running.pop(job).returncode
                 codes[job] = code if code >= 0 else 128 - code  # as a shell shows a signal
                 if code == 0 or not stop():
-                    _say(job.describe(codes[job]))
+                    note(job.describe(codes[job]))
     failed = [job for job in jobs if codes.get(job)]
     finished = len(codes) - len(failed)
-    _say(f"{finished} of {len(jobs)} jobs finished in {time.monotonic() - started:.0f} s")
+    note(f"{finished} of {len(jobs)} jobs finished in {time.monotonic() - started:.0f} s")
     if stop():
-        _say(f"stopped; the same command with --name {jobs[0].directory.parent.name} goes on")
+        note(f"stopped; the same command with --name {jobs[0].directory.parent.name} goes on")
         return stop.exit_code
     for job in failed:
-        _say(f"failed: job {job.number}: {' '.join(job.words)} (see {job.log})")
+        note(f"failed: job {job.number}: {' '.join(job.words)} (see {job.log})")
     return codes[failed[0]] if failed else 0
-
-
-def _say(line: str) -> None:
-    print(f"rlzoo: {line}", file=sys.stderr, flush=True)

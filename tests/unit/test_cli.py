@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 
 import pytest
@@ -43,11 +43,13 @@ def test_the_probe_sees_slow_modules():
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["algo=dqnn"]], ids=" ".join)
 def test_quick_commands_take_less_than_half_a_second(words):
     def seconds() -> float:
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "rlzoo", *words], capture_output=True, check=False)
-        return time.monotonic() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.5  # the best: other processes share the cores
+    # Processor time: on a busy machine the wall clock shows what others do.
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 def test_list_shows_every_option_with_its_line(capsys):

@@ -20,7 +20,7 @@ FLOORS = (
     {"statistics"},
     {"losses", "nets", "envs"},
     {"data"},
-    {"algos", "io", "registry", "stop", "progress"},
+    {"algos", "io", "registry", "stop", "terminal"},
     {"loop", "evaluate", "plots"},
     {"config"},
     {"run", "compare"},

@@ -1,4 +1,4 @@
-"""The live progress bar: steps per second, return and time left. Silent when not a terminal."""
+"""What a person at the terminal sees besides results: notes, and the live progress bar."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import sys
 from collections.abc import Mapping
 from types import TracebackType
 
-from tqdm import tqdm
-
 SHOWN = {"rollout/return_mean": "return", "train/loss": "loss", "eval/return_mean": "eval"}
 
 
+def note(line: str) -> None:
+    """A line on stderr; results go to stdout, everything else here."""
+    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
+
+
 class Progress:
-    """Counts env steps on a bar on stderr."""
+    """Counts env steps on stderr, with speed, return and time left; silent in a pipe or file."""
 
     def __init__(self, total_env_steps: int, done_env_steps: int) -> None:
+        from tqdm import tqdm
+
         self.bar = tqdm(
             total=total_env_steps,
             initial=done_env_steps,
