@@ -164,15 +164,16 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         if result.exists() and "total_env_steps" not in differences:
             note(f"{path} is finished; raise total_env_steps to go on")
             return 0
-        from rlzoo.run import Run
-
-        run = Run(config, directory, stop)
-        reached = run.algorithm.counters.env_steps
+        steps = directory.checkpoints.glob("step_[0-9]*")
+        reached = max((int(path.name.removeprefix("step_")) for path in steps), default=0)
         if "total_env_steps" in differences and config.total_env_steps < reached:
             raise UsageError(
                 f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "
                 "which the run has made already"
             )
+        from rlzoo.run import Run
+
+        run = Run(config, directory, stop)
         for key, (before, after) in differences.items():
             note(f"changed {key}: {before} -> {after}")
         if differences:
