@@ -22,13 +22,23 @@ from rlzoo.io.run_dir import RunDir
 from rlzoo.loop import Hooks, Loop
 from rlzoo.seeding import SELECT, TEST
 from rlzoo.terminal import Progress, note
-from rlzoo.types import Algorithm, NonFiniteError, RlzooError, Setup, State, StorageError
+from rlzoo.types import (
+    Algorithm,
+    NonFiniteError,
+    RlzooError,
+    Setup,
+    State,
+    StorageError,
+    UsageError,
+)
 
 Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
 
 
 def check_spaces(config: RunConfig) -> None:
-    """Refuse (UsageError) an algorithm that cannot work in this env's spaces."""
+    """Refuse (UsageError) what cannot work in this env's spaces or on this machine."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda: torch finds no GPU here, expected device=cpu")
     env = make_env(config.env)
     try:
         algorithm_class: Any = registry.get("algo", config.algo.name)[0]
@@ -76,30 +86,26 @@ class Run:
         )
         found = checkpoint.newest(directory.checkpoints, note)
         self.algorithm = build(config)
+        if found:
+            self._restore(*found)
+        # Only now: it cuts off what was logged after the checkpoint.
         self.logger = Logger(
             directory.path,
             config.logger,
             resume_at=found[1]["logger"] if found else None,
             warn=note,
         )
-        if found:
-            self._restore(*found)
-        else:
+        if not found:
             self.logger.hparams(configuration.flat(config))
         self.logger.text("config", f"```yaml\n{configuration.to_yaml(config)}```")
 
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
-        progress = Progress(self.config.total_env_steps, self.algorithm.counters.env_steps)
-
-        def log(env_steps: int, metrics: dict[str, float]) -> None:
-            self.logger.scalars(env_steps, metrics)
-            progress.show(metrics)
-
-        hooks = Hooks(log, self.evaluate, self.save, self.stop, progress.update)
+        self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.env_steps)
+        hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self.progress.update)
         status, reason = "failed", ""
         try:
-            with progress:
+            with self.progress:
                 status = self.loop.run(self.algorithm, hooks)
             if status == "finished":
                 status = self._final_test()
@@ -120,6 +126,10 @@ class Run:
             # The run may have died between saving this checkpoint and marking it.
             checkpoint.mark_best(self.directory.checkpoints, path.name)
         note(f"resumed {path.name}, env step {self.algorithm.counters.env_steps:,}")
+
+    def log(self, env_steps: int, metrics: dict[str, float]) -> None:
+        self.logger.scalars(env_steps, metrics)
+        self.progress.show(metrics)
 
     def save(self, env_steps: int) -> None:
         state = {
@@ -148,7 +158,7 @@ class Run:
             "eval/return_std": result.std,
             "eval/length_mean_env_steps": float(np.mean(result.lengths)),
         }
-        self.logger.scalars(env_steps, metrics)
+        self.log(env_steps, metrics)
         if self.config.logger.tensorboard:
             self._show(env_steps, film)
         if improved:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # A state is a nested dict with string keys whose leaves are numpy arrays, torch tensors or plain
 # JSON values (None, bool, int, float, str, lists of these). Never an object: it is written as
@@ -140,7 +141,8 @@ class Algorithm(Protocol):
 
     The class also has `needs: tuple[str, ...]` (of 'network', 'replay') and a static
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
-    for combinations that cannot work. `pictures()` and `histograms()` are optional.
+    for combinations that cannot work. `histograms() -> dict[str, array]` is
+    optional; so is `q_table()`, of which a map is drawn.
     """
 
     counters: Counters

@@ -1,6 +1,6 @@
 """Write docs/results/NAME.md and NAME.png from the runs of a sweep, every run counted.
 
-    python tools/results.py NAME outputs/sweeps/NAME --target "what is expected" [--note TEXT]
+python tools/results.py NAME outputs/sweeps/NAME --target "what is expected" [--note TEXT]
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class DQNConfig:
     max_grad_norm: float | None = setting(10.0, "gradients are clipped to this norm", above=0)
     loss: Literal["huber", "squared"] = setting("huber", "of the TD error; huber is smooth L1")
     double: bool = setting(False, "the online network chooses, the target network values")
-    dueling: bool = setting(False, "separate heads for state value and advantages")
+    dueling: bool = setting(False, "separate heads for state value and advantages", fixed=True)
     n_step: int = setting(1, "rewards summed before bootstrapping", low=1, high=100)
 
 

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from rlzoo.data.episodes import EpisodeStatistics
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.settings import setting
-from rlzoo.types import Counters, Metrics, NonFiniteError, Setup, State, UsageError
+from rlzoo.types import Counters, DataError, Metrics, NonFiniteError, Setup, State, UsageError
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
 MAX_TABLE_ENTRIES = 50_000_000
@@ -38,15 +38,19 @@ class TableConfig:
     epsilon_start: float = setting(1.0, "chance of a random action at first", low=0, high=1)
     epsilon_final: float = setting(0.05, "... and after the decay", low=0, high=1)
     epsilon_fraction: float = setting(0.5, "share of the run that the decay takes", low=0, high=1)
-    bins: tuple[int, ...] = setting((), "for Box observations: bins in each dimension", low=1)
-    bin_low: tuple[float, ...] = setting((), "lower edges; left out: the space's own")
-    bin_high: tuple[float, ...] = setting((), "upper edges; left out: the space's own")
+    bins: tuple[int, ...] = setting(
+        (), "for Box observations: bins in each dimension", low=1, fixed=True
+    )
+    bin_low: tuple[float, ...] = setting((), "lower edges; left out: the space's own", fixed=True)
+    bin_high: tuple[float, ...] = setting((), "upper edges; left out: the space's own", fixed=True)
 
 
 @dataclass(frozen=True)
 class QLearningConfig(TableConfig):
     name: str = "q_learning"
-    double: bool = setting(False, "two tables, each the other's judge (van Hasselt 2010)")
+    double: bool = setting(
+        False, "two tables, each the other's judge (van Hasselt 2010)", fixed=True
+    )
     expected: bool = setting(False, "bootstrap from the mean under the epsilon-greedy policy")
 
     def check(self) -> None:
@@ -260,6 +264,9 @@ class TableLearner:
         }
 
     def load(self, state: State) -> None:
+        shape = (self.num_tables, self.num_states, self.num_actions)
+        if state["tables"].shape != shape:
+            raise DataError(f"tables: got {state['tables'].shape}, expected {shape}")
         self.counters.load(state["counters"])
         self.tables = state["tables"].tolist()
         self.visits = state["visits"].tolist()

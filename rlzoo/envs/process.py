@@ -226,13 +226,15 @@ def _stop(workers: list[Worker]) -> None:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Workers started here never see SIGINT or SIGTERM, even while they start up.
+    """Workers started here never see SIGINT, SIGTERM or SIGHUP, even while they start up.
 
     A terminal or a scheduler sends them to the whole group, but they are meant for the parent,
     which saves first. What reaches the parent meanwhile is delivered afterwards.
     """
     resource_tracker.ensure_running()  # started later, it would let the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
     try:
         yield
     finally:

@@ -83,7 +83,7 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, frozenset(os.listdir(path)))
         with run.lock():
-            if (path / _STATUS).exists():
+            if (path / _CONFIG).exists():  # a status alone is a claim whose run never began
                 raise CantCreateError(f"{path}: already holds a run; resume it or choose another")
             return run._begin()
 
@@ -93,10 +93,12 @@ class RunDir:
         path = Path(path)
         for name in (_STATUS, _CONFIG):
             if not os.path.isfile(path / name):
+                inside = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
                 siblings = [file.parent.name for file in path.parent.glob(f"*/{_CONFIG}")]
-                raise UsageError(
-                    f"{path}: not a run directory (no {name}).{nearest(path.name, siblings)}"
+                hint = (
+                    f" Its newest run is {inside[-1]}" if inside else nearest(path.name, siblings)
                 )
+                raise UsageError(f"{path}: not a run directory (no {name}).{hint}")
         return cls(path)
 
     @staticmethod

@@ -100,6 +100,7 @@ def test_claims_at_once_by_threads(tmp_path):
 def test_claim_at_takes_exactly_that_directory_once(tmp_path):
     path = tmp_path / "sweeps" / "lr" / "0"
     assert RunDir.claim_at(path).path == path
+    RunDir.claim_at(path).write_text("config.yaml", "seed: 0")  # the first one never began
     with pytest.raises(CantCreateError, match="already holds a run") as caught:
         RunDir.claim_at(path)
     assert caught.value.exit_code == 73 and one_line(caught.value)
