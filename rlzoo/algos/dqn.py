@@ -175,10 +175,13 @@ class DQN:
     def _act_exploring(
         self, obs_B: np.ndarray, explore_B: np.ndarray, random_B: np.ndarray
     ) -> np.ndarray:
-        if explore_B.all():
+        num_exploring = np.count_nonzero(explore_B)
+        if num_exploring == len(explore_B):
             return random_B + self.first_action
-        greedy_B = self.q_values(obs_B).argmax(axis=1)
-        return np.where(explore_B, random_B, greedy_B) + self.first_action
+        action_B = self.q_values(obs_B).argmax(axis=1)
+        if num_exploring:
+            action_B[explore_B] = random_B[explore_B]
+        return action_B + self.first_action
 
     def step(self) -> Metrics:
         """Rounds of collecting `train_every_env_steps` and making the updates that are due."""
@@ -215,23 +218,24 @@ class DQN:
     def _learn(self) -> list[tuple[torch.Tensor, ...]]:
         """`gradient_steps` updates; the loss, gradient norm and mean action value of each."""
         start = time.perf_counter()
+        config = self.config
         outcomes: list[tuple[torch.Tensor, ...]] = []
-        while len(outcomes) < self.config.gradient_steps:
-            at_once = min(
-                self.minibatches_drawn_at_once, self.config.gradient_steps - len(outcomes)
-            )
+        while len(outcomes) < config.gradient_steps:
+            missing = config.gradient_steps - len(outcomes)
             batch = self.replay.sample(
-                at_once * self.config.batch_size,
+                min(missing, self.minibatches_drawn_at_once) * config.batch_size,
                 self.replay_rng,
-                gamma=self.config.gamma,
-                n_step=self.config.n_step,
+                gamma=config.gamma,
+                n_step=config.n_step,
                 progress=self.counters.env_steps / self.setup.total_env_steps,
             )
-            columns = [
-                tensor.to(self.setup.device).split(self.config.batch_size)
-                for tensor in (*batch[:5], batch.weight_B)
-            ]
-            for minibatch in zip(*columns, strict=True):
+            tensors: tuple[torch.Tensor, ...] = (*batch[:5], batch.weight_B)
+            if self.setup.device != "cpu":
+                tensors = tuple(tensor.to(self.setup.device) for tensor in tensors)
+            minibatches = [tensors]
+            if len(batch.index_B) > config.batch_size:
+                minibatches = list(zip(*(t.split(config.batch_size) for t in tensors), strict=True))
+            for minibatch in minibatches:
                 loss, grad_norm, error_B, q_mean = self.update(*minibatch)
                 outcomes.append((loss, grad_norm, q_mean))
                 if self.is_prioritized:  # then a draw is one minibatch
