@@ -26,13 +26,12 @@ def numpy_forward(network: QNetwork) -> Act:
     `load_module`) are seen at once, parameters that are replaced (`module.to`) are not. Other
     networks are run by torch.
     """
+    if not network.dueling:
+        return numpy_head(network.encoder, network.head)
     device = next(network.parameters()).device
     if not isinstance(network.encoder, Flatten | OneHot) or device.type != "cpu":
         return lambda obs_B: _torch_forward(network, obs_B, device)
     encode = _numpy_encoder(network.encoder)
-    if not network.dueling:
-        head = _numpy_mlp(network.head)
-        return lambda obs_B: head(encode(obs_B))
     trunk, value, advantage = map(_numpy_mlp, (network.trunk, network.value, network.advantage))
 
     mean_A1 = np.full((network.num_actions, 1), 1 / network.num_actions, np.float32)
@@ -45,7 +44,17 @@ def numpy_forward(network: QNetwork) -> Act:
     return dueling
 
 
-def _torch_forward(network: QNetwork, obs_B: np.ndarray, device: torch.device) -> np.ndarray:
+def numpy_head(encoder: nn.Module, head: MLP) -> Act:
+    """The same for an encoder and one MLP behind it: observations [B, ...] to outputs [B, F]."""
+    device = next(head.parameters()).device
+    if not isinstance(encoder, Flatten | OneHot) or device.type != "cpu":
+        network = nn.Sequential(encoder, head)
+        return lambda obs_B: _torch_forward(network, obs_B, device)
+    encode, forward = _numpy_encoder(encoder), _numpy_mlp(head)
+    return lambda obs_B: forward(encode(obs_B))
+
+
+def _torch_forward(network: nn.Module, obs_B: np.ndarray, device: torch.device) -> np.ndarray:
     with torch.inference_mode():
         return network(torch.from_numpy(obs_B).to(device)).cpu().numpy()
 
