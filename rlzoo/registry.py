@@ -38,6 +38,7 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "q_learning": Entry("rlzoo.algos.tabular:QLearning", "rlzoo.algos.tabular:QLearningConfig"),
         "sarsa": Entry("rlzoo.algos.tabular:Sarsa", "rlzoo.algos.tabular:SarsaConfig"),
         "dqn": Entry("rlzoo.algos.dqn:DQN", "rlzoo.algos.dqn:DQNConfig"),
+        "ppo": Entry("rlzoo.algos.ppo:PPO", "rlzoo.algos.ppo:PPOConfig"),
     },
     "network": {
         "mlp": Entry("rlzoo.nets.encoders:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),

@@ -28,14 +28,18 @@ VARIANTS = [
     ("sarsa", ("env.num_envs=2",)),
     ("dqn", ("algo.double=true", "algo.dueling=true", "algo.n_step=3", "env.num_envs=2")),
     ("dqn", ("replay=prioritized", "algo.n_step=2", "replay.capacity=150")),
+    ("ppo", ("algo.normalize_obs=true", "algo.normalize_reward=true", "env.num_envs=2")),
+    ("ppo", ("env=lunarlander_continuous", "algo.normalize_obs=true", "algo.lr_schedule=linear")),
 ]
 IDS = ["-".join((name, *extra)) for name, extra in VARIANTS]
 
 
 def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> RunConfig:
-    """A run of a second in the first env whose spaces the algorithm takes."""
-    for env in ("frozenlake", "cartpole", "lunarlander_continuous"):
-        words = [f"algo={algo}", f"env={env}", "experiment=none", "debug=tiny", "seed=3", *extra]
+    """A run of a second in the env that is named, or the first whose spaces the algorithm takes."""
+    named = [word for word in extra if word.startswith("env=")]
+    extra = tuple(word for word in extra if word not in named)
+    for env in named or ("env=frozenlake", "env=cartpole", "env=lunarlander_continuous"):
+        words = [f"algo={algo}", env, "experiment=none", "debug=tiny", "seed=3", *extra]
         words += ["logger.tensorboard=false"]
         if output is not None:
             words.append(f"output_dir={output}")
@@ -218,7 +222,8 @@ def test_nan_stops_before_parameters_change(algo, tmp_path, monkeypatch):
 
 def policy_of(algorithm: Algorithm) -> Any:
     state = algorithm.state()
-    return [state[key] for key in ("tables", "q", "target_q", "optimizer") if key in state]
+    keys = ("tables", "q", "target_q", "network", "optimizer")
+    return [state[key] for key in keys if key in state]
 
 
 def plant_nan(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,16 @@ EXTRA = {
         "algo.lr=1e-3",
         "network.hidden=[16,16]",
         "replay.capacity=150",
-    ]
+    ],
+    "ppo": [
+        "algo.rollout_env_steps=40",
+        "algo.batch_size=16",
+        "algo.epochs=2",
+        "algo.lr=5e-3",
+        "algo.lr_schedule=linear",
+        "algo.normalize_reward=true",
+        "network.hidden=[16,16]",
+    ],
 }
 
 
