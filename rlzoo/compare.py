@@ -121,7 +121,8 @@ class Comparison:
 
     def table(self) -> str:
         """Failed runs first, then one row for each group, as plain text."""
-        lines = [f"FAILED {run.path}: {run.failure}" for run in self.failures]
+        # One line each, whatever a library wrote.
+        lines = [f"FAILED {run.path}: {' '.join(run.failure.split())}" for run in self.failures]
         header = ["settings", "runs", "failed", "tested", "test return (IQM)", "95 % interval"]
         rows = [[*header, "last evaluation (IQM)", "env steps"]]
         rows += [_row(group) for group in self.groups]

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlzoo.compare import compare
+from rlzoo.compare import compare, read_curve
 from rlzoo.statistics import bootstrap_interval, iqm
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -51,21 +51,31 @@ def main() -> None:
         "saw. *Best* is the checkpoint with the highest mean return on the selection seeds, *last* "
         "the one at the end of training.",
         "",
-        "| seed | best | last | test episodes | training seconds |",
-        "| --- | --- | --- | --- | --- |",
+        "*Exploring* is the mean return of the last 100 training episodes.",
+        "",
+        "| run | best | last | exploring | test episodes | training seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for job, result in zip(jobs, results, strict=True):
-        seed = next(word.split("=")[1] for word in job if word.startswith("seed="))
+    groups: dict[str, list[dict[str, float]]] = {}
+    for job, run, result in zip(jobs, runs, results, strict=True):
         best, last = (result["test"][which]["return"] for which in ("best", "last"))
+        exploring = read_curve(run / "metrics.jsonl", "rollout/return_mean")[1][-1]
+        differing = [word for word in job if not all(word in other for other in jobs)]
+        setting = " ".join(word for word in differing if not word.startswith("seed="))
+        values = {"best": best["mean"], "last": last["mean"], "exploring": exploring}
+        groups.setdefault(setting, []).append(values)
         lines.append(
-            f"| {seed} | {best['mean']:.4g} ± {best['std']:.3g} | {last['mean']:.4g} ± "
-            f"{last['std']:.3g} | {best['n']} | {result['elapsed_seconds']:.0f} |"
+            f"| {' '.join(differing)} | {best['mean']:.4g} ± {best['std']:.3g} | "
+            f"{last['mean']:.4g} ± {last['std']:.3g} | {exploring:.4g} | {best['n']} | "
+            f"{result['elapsed_seconds']:.0f} |"
         )
     lines += ["", "| over seeds | IQM | 95 % bootstrap interval |", "| --- | --- | --- |"]
-    for which in ("best", "last"):
-        means = [result["test"][which]["return"]["mean"] for result in results]
-        low, high = bootstrap_interval(means, iqm)
-        lines.append(f"| {which} | {iqm(means):.4g} | {low:.4g} to {high:.4g} |")
+    for setting, members in groups.items():
+        for which in ("best", "last", "exploring"):
+            values_N = [member[which] for member in members]
+            low, high = bootstrap_interval(values_N, iqm)
+            label = f"{setting} {which}".strip()
+            lines.append(f"| {label} | {iqm(values_N):.4g} | {low:.4g} to {high:.4g} |")
     if arguments.note:
         lines += ["", arguments.note]
     lines += ["", f"![Learning curves]({arguments.name}.png)", ""]
