@@ -292,7 +292,9 @@ class PPO:
             values_loss = value_loss(value_B, return_B)
         else:
             values_loss = clipped_value_loss(value_B, old_value_B, return_B, config.value_clip)
-        loss = policy_loss + config.value_coef * values_loss - config.entropy_coef * entropy
+        loss = policy_loss + config.value_coef * values_loss
+        if config.entropy_coef:  # else its gradient, of nothing, would be worked out
+            loss = loss - config.entropy_coef * entropy
         with torch.no_grad():
             kl, fraction = kl_estimate(log_ratio_B), clip_fraction(log_ratio_B, clip)
         return loss, policy_loss, values_loss, entropy, kl, fraction
