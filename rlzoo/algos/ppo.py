@@ -1,5 +1,6 @@
 """PPO (Schulman et al. 2017) with the details of Huang et al. 2022 ("The 37 implementation details
-of proximal policy optimization"), for discrete actions, and for continuous ones with a Gaussian.
+of proximal policy optimization"), for discrete actions, and for continuous ones with a Gaussian
+(gSDE: Raffin et al. 2022).
 
 Collect a rollout with a fixed policy; value all its observations in one call of the critic; make
 `epochs` passes over it in shuffled minibatches. One `step` is one rollout and its epochs.
@@ -83,6 +84,14 @@ class PPOConfig:
     )
     orthogonal_init: bool = setting(True, "orthogonal weights (ibid., detail 2), else PyTorch's")
     log_std_init: float = setting(0.0, "log standard deviation of continuous actions, at first")
+    gsde: bool = setting(
+        False,
+        "continuous actions: noise that depends on the state (Raffin et al. 2022)",
+        fixed=True,
+    )
+    gsde_hold_steps: int = setting(
+        4, "gsde: steps of each env until its noise is drawn anew (rl-zoo, PyBullet)", low=1
+    )
 
 
 class PPO:
@@ -92,7 +101,12 @@ class PPO:
         self.config, self.setup = config, setup
         self.env = env = setup.env
         self.counters = Counters()
-        self.distribution = make_distribution(env.action_space, log_std_init=config.log_std_init)
+        self.distribution = make_distribution(
+            env.action_space,
+            log_std_init=config.log_std_init,
+            gsde_features=setup.network.hidden[-1] if config.gsde else None,
+            gsde_hold_steps=config.gsde_hold_steps,
+        )
         with torch_seed(setup.seed, "network"):
             self.network = ActorCritic(
                 env.observation_space,
@@ -142,11 +156,13 @@ class PPO:
                 f"algo.batch_size: got {algo.batch_size}, expected at most "
                 f"algo.rollout_env_steps={algo.rollout_env_steps}"
             )
+        if algo.gsde and not run.network.hidden:
+            raise UsageError("algo.gsde=true: got network.hidden=[], expected a layer or more")
 
     @staticmethod
     def check_spaces(config: PPOConfig, observation_space: spaces.Space, action_space: Any) -> None:
         try:
-            make_distribution(action_space)
+            make_distribution(action_space, gsde_features=1 if config.gsde else None)
         except UsageError as error:
             raise UsageError(f"algo=ppo: {error}") from error
         is_box = isinstance(observation_space, spaces.Box)
@@ -161,7 +177,8 @@ class PPO:
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         """The most likely actions, or ones drawn from the policy; statistics stay as they are."""
         if explore:
-            return self._act_exploring(obs_B, self.distribution.draw(self.explore_rng, len(obs_B)))
+            [noise_BA] = self.distribution.draw(self.explore_rng, 1, len(obs_B))
+            return self._act_exploring(obs_B, noise_BA)
         output_BA = self.policy_outputs(self._normalized(obs_B))
         return self.distribution.to_env(self.distribution.mode(output_BA))
 
@@ -292,9 +309,7 @@ class PPO:
             values_loss = value_loss(value_B, return_B)
         else:
             values_loss = clipped_value_loss(value_B, old_value_B, return_B, config.value_clip)
-        loss = policy_loss + config.value_coef * values_loss
-        if config.entropy_coef:  # else its gradient, of nothing, would be worked out
-            loss = loss - config.entropy_coef * entropy
+        loss = policy_loss + config.value_coef * values_loss - config.entropy_coef * entropy
         with torch.no_grad():
             kl, fraction = kl_estimate(log_ratio_B), clip_fraction(log_ratio_B, clip)
         return loss, policy_loss, values_loss, entropy, kl, fraction
@@ -306,7 +321,8 @@ class PPO:
         self.learn_seconds = 0.0
         gauges = {"train/updates": float(self.counters.updates)}
         if isinstance(self.distribution, DiagonalGaussian):
-            gauges["train/action_std"] = float(self.distribution.std_A().mean())
+            output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
+            gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
         return {**gauges, **self.collector.statistics.gauges(), **seconds}
 
     def histograms(self) -> dict[str, np.ndarray]:

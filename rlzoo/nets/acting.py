@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rlzoo.nets.encoders import Flatten, OneHot
-from rlzoo.nets.mlp import MLP
+from rlzoo.nets.mlp import MLP, OutputsAndFeatures
 from rlzoo.nets.q_network import QNetwork
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -44,14 +44,23 @@ def numpy_forward(network: QNetwork) -> Act:
     return dueling
 
 
-def numpy_head(encoder: nn.Module, head: MLP) -> Act:
+def numpy_head(encoder: nn.Module, head: MLP | OutputsAndFeatures) -> Act:
     """The same for an encoder and one MLP behind it: observations [B, ...] to outputs [B, F]."""
     device = next(head.parameters()).device
     if not isinstance(encoder, Flatten | OneHot) or device.type != "cpu":
         network = nn.Sequential(encoder, head)
         return lambda obs_B: _torch_forward(network, obs_B, device)
-    encode, forward = _numpy_encoder(encoder), _numpy_mlp(head)
-    return lambda obs_B: forward(encode(obs_B))
+    encode = _numpy_encoder(encoder)
+    if isinstance(head, MLP):
+        forward = _numpy_mlp(head)
+        return lambda obs_B: forward(encode(obs_B))
+    trunk, last = _numpy_mlp(head.trunk), _numpy_mlp(head.last)
+
+    def outputs_and_features(obs_B: np.ndarray) -> np.ndarray:
+        features_BF = trunk(encode(obs_B))
+        return np.concatenate([last(features_BF), features_BF], axis=1)
+
+    return outputs_and_features
 
 
 def _torch_forward(network: nn.Module, obs_B: np.ndarray, device: torch.device) -> np.ndarray:

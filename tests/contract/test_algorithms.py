@@ -30,6 +30,7 @@ VARIANTS = [
     ("dqn", ("replay=prioritized", "algo.n_step=2", "replay.capacity=150")),
     ("ppo", ("algo.normalize_obs=true", "algo.normalize_reward=true", "env.num_envs=2")),
     ("ppo", ("env=lunarlander_continuous", "algo.normalize_obs=true", "algo.lr_schedule=linear")),
+    ("ppo", ("env=lunarlander_continuous", "algo.gsde=true")),
 ]
 IDS = ["-".join((name, *extra)) for name, extra in VARIANTS]
 

@@ -67,6 +67,10 @@ class Wide(gymnasium.Env[np.ndarray, np.ndarray]):
 gymnasium.register("rlzoo_test/EndlessPPO-v0", Endless)
 gymnasium.register("rlzoo_test/Wide-v0", Wide)
 DISCRETE, CONTINUOUS = "CartPole-v1", "rlzoo_test/Wide-v0"
+POLICIES = [(DISCRETE, False), (CONTINUOUS, False), (CONTINUOUS, True)]
+every_policy = pytest.mark.parametrize(
+    ("env_id", "gsde"), POLICIES, ids=("discrete", "box", "gsde")
+)
 
 
 def make(env_id: str = DISCRETE, *, num_envs: int = 2, total: int = 10_000, **settings: Any) -> PPO:
@@ -93,34 +97,47 @@ def collected(ppo: PPO) -> list[torch.Tensor]:
     return ppo._prepared()[0]
 
 
-def reference_log_prob(ppo: PPO, output: torch.Tensor, action: torch.Tensor) -> Any:
-    """log pi(a|s) and the entropy by torch's own distributions."""
+def reference_log_prob(ppo: PPO, net: Any, obs: torch.Tensor, action: torch.Tensor) -> Any:
+    """log pi(a|s) and the entropy of a network's policy by torch's own distributions."""
+    named = dict(net.named_parameters())
     if isinstance(ppo.env.action_space, spaces.Discrete):
-        policy: Any = torch.distributions.Categorical(logits=output)
+        policy: Any = torch.distributions.Categorical(logits=net.policy(obs))
     else:
-        std = dict(ppo.network.named_parameters())["distribution.log_std_A"].exp()
-        policy = torch.distributions.Independent(torch.distributions.Normal(output, std), 1)
+        if ppo.config.gsde:
+            hidden = net.policy.trunk(obs)
+            mean = net.policy.last(hidden)
+            width = named["distribution.log_std_FA"].exp()
+            std = (hidden.detach() ** 2 @ width**2 + 1e-6).sqrt()
+        else:
+            mean, std = net.policy(obs), named["distribution.log_std_A"].exp()
+        policy = torch.distributions.Independent(torch.distributions.Normal(mean, std), 1)
     return policy.log_prob(action), policy.entropy().mean()
 
 
 @pytest.mark.parametrize("value_clip", [None, 0.05])
-@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS])
-def test_one_update_against_plain_torch(env_id, value_clip):
+@every_policy
+def test_one_update_against_plain_torch(env_id, gsde, value_clip):
     """Sums and means over a batch, with a policy that has moved since the rollout."""
     ppo = make(
-        env_id, lr=1e-2, entropy_coef=0.01, value_coef=0.7, value_clip=value_clip, max_grad_norm=0.3
+        env_id,
+        gsde=gsde,
+        lr=1e-2,
+        entropy_coef=0.01,
+        value_coef=0.7,
+        value_clip=value_clip,
+        max_grad_norm=0.3,
     )
     columns = collected(ppo)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in ppo.network.parameters():
-            p.add_(0.2 * torch.randn(p.shape, generator=generator))
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
     other = copy.deepcopy(ppo)
     got = ppo.update(*columns, torch.tensor(0.1))
 
     obs, action, old_log_prob, advantage, target, old_value = columns
     net = other.network
-    log_prob, entropy = reference_log_prob(other, net.policy(obs), action)
+    log_prob, entropy = reference_log_prob(other, net, obs, action)
     ratio = torch.exp(log_prob - old_log_prob)
     assert ((ratio - 1).abs() > 0.1).any() and ((ratio - 1).abs() < 0.1).any()
     scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -143,9 +160,9 @@ def test_one_update_against_plain_torch(env_id, value_clip):
 
 
 @pytest.mark.parametrize("settings", [{}, {"normalize_obs": True, "normalize_reward": True}])
-@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS])
-def test_both_sides_of_the_ratio_are_of_the_same_observations(env_id, settings):
-    ppo = make(env_id, **settings)
+@every_policy
+def test_both_sides_of_the_ratio_are_of_the_same_observations(env_id, gsde, settings):
+    ppo = make(env_id, gsde=gsde, **settings)
     ppo.step()  # so that normalisers have seen something
     outcomes = []
     update = ppo.update
@@ -156,9 +173,9 @@ def test_both_sides_of_the_ratio_are_of_the_same_observations(env_id, settings):
     assert float(outcomes[-1][5]) > 1e-6
 
 
-@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS])
-def test_log_probabilities_are_those_of_the_policy_that_acted(env_id):
-    ppo = make(env_id, normalize_obs=True)
+@every_policy
+def test_log_probabilities_are_those_of_the_policy_that_acted(env_id, gsde):
+    ppo = make(env_id, gsde=gsde, normalize_obs=True)
     ppo.step()
     acting = copy.deepcopy(ppo.network), copy.deepcopy(ppo.obs_normalizer)
     ppo._collect()
@@ -166,13 +183,13 @@ def test_log_probabilities_are_those_of_the_policy_that_acted(env_id):
     obs, action, log_prob, *_ = ppo._prepared()[0]
     raw = rollout.obs_TN.reshape(len(obs), -1)
     torch.testing.assert_close(obs, torch.from_numpy(acting[1](raw)), rtol=0, atol=0)
-    expected, _ = reference_log_prob(ppo, acting[0].policy(obs), action)
+    expected, _ = reference_log_prob(ppo, acting[0], obs, action)
     torch.testing.assert_close(log_prob, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS])
-def test_every_parameter_of_the_actor_has_a_gradient_that_means_something(env_id):
-    ppo = make(env_id, value_coef=0.0)
+@every_policy
+def test_every_parameter_of_the_actor_has_a_gradient_that_means_something(env_id, gsde):
+    ppo = make(env_id, gsde=gsde, value_coef=0.0)
     columns = collected(ppo)
     loss, *_ = ppo.loss(*columns, torch.tensor(0.2))
     policy = [*ppo.network.policy.parameters(), *ppo.distribution.parameters()]

@@ -13,7 +13,13 @@ from torch import distributions, tensor
 
 from rlzoo import registry
 from rlzoo.nets.acting import numpy_head
-from rlzoo.nets.actor_critic import ActorCritic, Categorical, DiagonalGaussian, make_distribution
+from rlzoo.nets.actor_critic import (
+    ActorCritic,
+    Categorical,
+    DiagonalGaussian,
+    StateDependentGaussian,
+    make_distribution,
+)
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.seeding import torch_seed
 from rlzoo.types import UsageError
@@ -31,8 +37,9 @@ def network(
 ) -> ActorCritic:
     config = NetworkConfig(name=name, hidden=(16, 8), activation="tanh")
     make_encoder = registry.get("network", name)[0]
+    features = options.pop("gsde_features", None)
     with torch_seed(0, "test"):
-        distribution = make_distribution(action_space)
+        distribution = make_distribution(action_space, gsde_features=features)
         return ActorCritic(obs_space, distribution, config, make_encoder=make_encoder, **options)
 
 
@@ -66,19 +73,76 @@ def test_gaussian_log_prob_is_summed_over_the_dimensions() -> None:
 def test_samples_of_a_categorical_are_distributed_as_its_softmax() -> None:
     categorical = Categorical(spaces.Discrete(3))
     probability = np.array([0.1, 0.3, 0.6])
-    noise_BA = categorical.draw(np.random.default_rng(0), 20_000)
+    [noise_BA] = categorical.draw(np.random.default_rng(0), 1, 20_000)
     action_B = categorical.sample(np.log(probability), noise_BA)
     np.testing.assert_allclose(np.bincount(action_B) / 20_000, probability, atol=0.015)
 
 
 def test_samples_of_a_gaussian_have_its_mean_and_width() -> None:
     gaussian = DiagonalGaussian(ENGINES, log_std_init=math.log(0.5))
-    noise_BA = gaussian.draw(np.random.default_rng(0), 20_000)
+    [noise_BA] = gaussian.draw(np.random.default_rng(0), 1, 20_000)
     action_BA = gaussian.sample(np.array([3.0, -1.0], np.float32), noise_BA)
     assert action_BA.dtype == np.float32
     np.testing.assert_allclose(action_BA.mean(axis=0), [3, -1], atol=0.015)
     np.testing.assert_allclose(action_BA.std(axis=0), 0.5, atol=0.01)
     assert abs(np.corrcoef(action_BA.T)[0, 1]) < 0.03
+
+
+def gsde() -> StateDependentGaussian:
+    """Three features, two engines, widths that all differ."""
+    gaussian = StateDependentGaussian(ENGINES, 3, hold_steps=4)
+    with torch.no_grad():
+        gaussian.log_std_FA.copy_(tensor([[0.1, 1.0], [2.0, 0.5], [0.3, 3.0]]).log())
+    return gaussian
+
+
+def test_gsde_log_prob_and_entropy() -> None:
+    # Features 1, 2, 0: variances 0.01 + 4 * 4 and 1 + 4 * 0.25.
+    output_BX = tensor([[0.5, -1.0, 1.0, 2.0, 0.0]])
+    got, entropy = gsde().log_prob_and_entropy(output_BX, tensor([[4.5, 1.0]]))
+    first = distributions.Normal(0.5, math.sqrt(16.01))
+    second = distributions.Normal(-1.0, math.sqrt(2.0))
+    expected = first.log_prob(tensor(4.5)) + second.log_prob(tensor(1.0))
+    torch.testing.assert_close(got[0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy, first.entropy() + second.entropy(), atol=1e-5, rtol=1e-5)
+
+
+def test_gsde_samples_have_the_width_of_the_density() -> None:
+    gaussian = gsde()
+    output_BX = np.tile(np.array([[0.5, -1.0, 1.0, 2.0, 0.0]], np.float32), (20_000, 1))
+    [noise_BFA] = gaussian.draw(np.random.default_rng(0), 1, 20_000)
+    action_BA = gaussian.sample(output_BX, noise_BFA)
+    np.testing.assert_allclose(action_BA.mean(axis=0), [0.5, -1], atol=0.08)
+    np.testing.assert_allclose(action_BA.std(axis=0), np.sqrt([16.01, 2]), rtol=0.02)
+    np.testing.assert_allclose(gaussian.std(output_BX)[0], np.sqrt([16.01, 2]), rtol=1e-5)
+    np.testing.assert_array_equal(gaussian.mode(output_BX), output_BX[:, :2])
+
+
+def test_gsde_noise_is_a_function_of_the_state_that_is_held() -> None:
+    first, *others = gsde().draw(np.random.default_rng(0), 9, 2)
+    assert first.shape == (2, 3, 2) and not np.array_equal(first[0], first[1])
+    assert [np.array_equal(first, other) for other in others] == [True] * 3 + [False] * 5
+    assert np.array_equal(others[3], others[6]) and not np.array_equal(others[6], others[7])
+
+
+def test_gsde_policy_gives_means_and_features_without_a_gradient() -> None:
+    net = network(gsde_features=8)
+    obs_B = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    output_BX, _ = net(obs_B)
+    features_BF = net.policy.trunk(obs_B)
+    torch.testing.assert_close(output_BX[:, 2:], features_BF)
+    torch.testing.assert_close(output_BX[:, :2], net.policy.last(features_BF))
+    first = net.policy.trunk[0].weight
+    assert not torch.autograd.grad(output_BX[:, 2:].sum() + 0 * first.sum(), first)[0].any()
+    got = numpy_head(net.encoder, net.policy)(obs_B.numpy())
+    np.testing.assert_allclose(got, output_BX.detach().numpy(), rtol=1e-5, atol=1e-6)
+    weight = net.policy.last[0].weight.detach()
+    torch.testing.assert_close(weight @ weight.T, 1e-4 * torch.eye(2), atol=1e-6, rtol=1e-3)
+
+
+def test_gsde_of_discrete_actions_is_refused() -> None:
+    with pytest.raises(UsageError, match="gsde: got actions Discrete"):
+        make_distribution(spaces.Discrete(2), gsde_features=3)
 
 
 def test_actions_for_the_env() -> None:
