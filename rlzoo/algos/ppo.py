@@ -30,7 +30,7 @@ from rlzoo.losses.policy_gradient import (
 )
 from rlzoo.losses.returns import generalized_advantages
 from rlzoo.nets.acting import numpy_head
-from rlzoo.nets.actor_critic import ActorCritic, DiagonalGaussian, make_distribution
+from rlzoo.nets.actor_critic import ActorCritic, Categorical, make_distribution
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
@@ -235,6 +235,7 @@ class PPO:
         """Each transition once in each epoch, in an order of its own."""
         for _ in range(self.config.epochs):
             order = torch.from_numpy(self.minibatch_rng.permutation(len(columns[0])))
+            order = order.to(self.setup.device)
             shuffled = [column[order].split(self.config.batch_size) for column in columns]
             yield from zip(*shuffled, strict=True)
 
@@ -320,7 +321,7 @@ class PPO:
         seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}
         self.learn_seconds = 0.0
         gauges = {"train/updates": float(self.counters.updates)}
-        if isinstance(self.distribution, DiagonalGaussian):
+        if not isinstance(self.distribution, Categorical):
             output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
             gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
         return {**gauges, **self.collector.statistics.gauges(), **seconds}

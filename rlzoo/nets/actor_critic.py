@@ -54,19 +54,33 @@ class Categorical(nn.Module):
         return log_prob_BA.gather(1, action_B.unsqueeze(1)).squeeze(1), entropy
 
 
-class DiagonalGaussian(nn.Module):
+class Gaussian(nn.Module):
+    """What normal distributions over a Box have in common: how their actions reach the env.
+
+    Actions [B, A] are unbounded and flat; `to_env` clips them to the space (so that densities stay
+    those of a normal distribution) and gives them its shape.
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__()
+        self.space = space
+        self.num_outputs = math.prod(space.shape)
+
+    def to_env(self, action_BA: np.ndarray) -> np.ndarray:
+        action_B = action_BA.reshape(-1, *self.space.shape)
+        return action_B.clip(self.space.low, self.space.high).astype(self.space.dtype, copy=False)
+
+
+class DiagonalGaussian(Gaussian):
     """A normal distribution for each dimension, with a width that does not depend on the state.
 
-    The policy's outputs are the means. Actions [B, A] are unbounded and flat; `to_env` clips them
-    to the space (so that densities stay those of a normal distribution) and gives them its shape.
+    The policy's outputs are the means.
     """
 
     needs_features = False
 
     def __init__(self, space: spaces.Box, log_std_init: float = 0.0) -> None:
-        super().__init__()
-        self.space = space
-        self.num_outputs = math.prod(space.shape)
+        super().__init__(space)
         self.log_std_A = nn.Parameter(torch.full((self.num_outputs,), log_std_init))
 
     def draw(self, rng: np.random.Generator, steps: int, num_envs: int) -> Iterable[np.ndarray]:
@@ -78,10 +92,6 @@ class DiagonalGaussian(nn.Module):
 
     def mode(self, mean_BA: np.ndarray) -> np.ndarray:
         return mean_BA
-
-    def to_env(self, action_BA: np.ndarray) -> np.ndarray:
-        action_B = action_BA.reshape(-1, *self.space.shape)
-        return action_B.clip(self.space.low, self.space.high).astype(self.space.dtype, copy=False)
 
     def std(self, mean_BA: np.ndarray) -> np.ndarray:
         """Standard deviations [A] of the actions."""
@@ -95,7 +105,7 @@ class DiagonalGaussian(nn.Module):
         return log_prob_BA.sum(dim=1), (self.log_std_A + 0.5 + HALF_LOG_TAU).sum()
 
 
-class StateDependentGaussian(DiagonalGaussian):
+class StateDependentGaussian(Gaussian):
     """gSDE (Raffin et al. 2022): noise is a linear function of the policy's last features.
 
     The function, a matrix [F, A] for each env, is drawn anew every `hold_steps` steps of the env,
@@ -108,9 +118,8 @@ class StateDependentGaussian(DiagonalGaussian):
     def __init__(
         self, space: spaces.Box, num_features: int, log_std_init: float = 0.0, hold_steps: int = 1
     ) -> None:
-        nn.Module.__init__(self)
-        self.space, self.hold_steps = space, hold_steps
-        self.num_outputs = math.prod(space.shape)
+        super().__init__(space)
+        self.hold_steps = hold_steps
         self.log_std_FA = nn.Parameter(torch.full((num_features, self.num_outputs), log_std_init))
 
     def draw(self, rng: np.random.Generator, steps: int, num_envs: int) -> Iterable[np.ndarray]:
@@ -147,7 +156,7 @@ class StateDependentGaussian(DiagonalGaussian):
         return (log_prob_BA - HALF_LOG_TAU).sum(dim=1), entropy_BA.sum(dim=1).mean()
 
 
-Distribution = Categorical | DiagonalGaussian
+Distribution = Categorical | DiagonalGaussian | StateDependentGaussian
 
 
 def make_distribution(
