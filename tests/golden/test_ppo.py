@@ -205,6 +205,17 @@ def test_every_parameter_of_the_actor_has_a_gradient_that_means_something(env_id
     assert after[0] > before
 
 
+def test_the_columns_of_a_rollout_belong_together():
+    """Without a future, a return is the reward, which here is a function of the action."""
+    ppo = make(CONTINUOUS, gamma=0.0)
+    obs, action, _, advantage, target, value = collected(ppo)
+    space = ppo.env.action_space
+    clipped = action.clamp(torch.from_numpy(space.low), torch.from_numpy(space.high))
+    torch.testing.assert_close(target, -(clipped - 0.5).square().sum(dim=1))
+    torch.testing.assert_close(value, ppo.network(obs)[1].detach())
+    torch.testing.assert_close(advantage, target - value)
+
+
 def test_the_critic_learns_only_from_its_own_loss():
     ppo = make()
     loss, _, values_loss, *_ = ppo.loss(*collected(ppo), torch.tensor(0.2))
@@ -331,7 +342,9 @@ def test_clocks_count_env_steps_over_all_envs(num_envs):
 def test_each_epoch_sees_each_transition_once_in_another_order():
     ppo = make(epochs=2, batch_size=30)
     column = torch.arange(64)
-    batches = [batch[0] for batch in ppo._minibatches([column, column])]
+    batches = list(ppo._minibatches([column, column + 100]))
+    assert all(torch.equal(other, one + 100) for one, other in batches)
+    batches = [one for one, _ in batches]
     assert [len(batch) for batch in batches] == [30, 30, 4] * 2
     first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
     assert first.sort().values.equal(column) and second.sort().values.equal(column)
