@@ -77,8 +77,8 @@ class DQN:
                 dueling=config.dueling,
             ).to(setup.device)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-        self.q_values = numpy_forward(self.q)  # follows the network's updates
         self.optimizer = Adam(self.q.parameters(), lr=config.lr, eps=config.adam_eps)
+        self.q_values = numpy_forward(self.q)  # follows the network's updates
         self.update = GradientStep(
             self.optimizer,
             self.loss,
@@ -181,7 +181,7 @@ class DQN:
         action_B = self.q_values(obs_B).argmax(axis=1)
         if num_exploring:
             action_B[explore_B] = random_B[explore_B]
-        return action_B + self.first_action
+        return action_B + self.first_action if self.first_action else action_B
 
     def step(self) -> Metrics:
         """Rounds of collecting `train_every_env_steps` and making the updates that are due."""

@@ -117,8 +117,8 @@ class PPO:
             ).to(setup.device)
         # Follows the network's updates. Acting needs no value and no log-probability: the
         # parameters do not change within a rollout, so both are computed at its end.
-        self.policy_outputs = numpy_head(self.network.encoder, self.network.policy)
         self.optimizer = Adam(self.network.parameters(), lr=config.lr, eps=config.adam_eps)
+        self.policy_outputs = numpy_head(self.network.encoder, self.network.policy)
         self.update = GradientStep(
             self.optimizer,
             self.loss,

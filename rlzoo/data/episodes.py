@@ -29,9 +29,9 @@ class EpisodeStatistics:
             self.returns[index], self.lengths[index] = 0.0, 0
 
     def add(self, step: Step) -> None:
-        ended = zip(step.terminated_B.tolist(), step.truncated_B.tolist(), strict=True)
-        for index, (reward, either) in enumerate(zip(step.reward_B.tolist(), ended, strict=True)):
-            self.add_one(index, reward, any(either))
+        terminated, truncated = step.terminated_B.tolist(), step.truncated_B.tolist()
+        for index, reward in enumerate(step.reward_B.tolist()):
+            self.add_one(index, reward, terminated[index] or truncated[index])
 
     def gauges(self) -> dict[str, float]:
         gauges = {"rollout/episodes": float(self.episodes)}

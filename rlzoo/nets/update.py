@@ -13,7 +13,7 @@ from rlzoo.nets.adam import Adam
 from rlzoo.types import NonFiniteError
 
 LossFunction = Callable[..., tuple[Tensor, ...]]
-Gradients = Callable[..., tuple[list[Tensor], list[Tensor]]]
+Gradients = Callable[..., tuple[list[Tensor], Tensor]]
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +45,25 @@ class GradientStep:
         Raises NonFiniteError, with parameters and optimiser untouched, if the loss or the norm
         is NaN or infinite.
         """
-        (loss, norm, *others), gradients = self._gradients(*batch)
-        check_finite(loss, norm)
-        self._optimizer.step(gradients)
+        (loss, norm, total, *others), gradient = self._gradients(*batch)
+        check_finite(total, loss, norm)
+        self._optimizer.step(gradient)
         return loss, norm, *others
 
-    def _eager_gradients(self, *batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _eager_gradients(self, *batch: Tensor) -> tuple[list[Tensor], Tensor]:
         loss, *others = self._loss_function(*batch)
-        gradients = list(torch.autograd.grad(loss, self._optimizer.parameters))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        gradients = torch.autograd.grad(loss, self._optimizer.parameters)
+        gradient = torch.cat([piece.reshape(-1) for piece in gradients])
+        norm = torch.linalg.vector_norm(gradient)
         if self._max_grad_norm is not None:
-            scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            gradients = [gradient * scale for gradient in gradients]
-        return [loss.detach(), norm, *(other.detach() for other in others)], gradients
+            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        loss = loss.detach()
+        return [loss, norm, loss + norm, *(other.detach() for other in others)], gradient
 
 
-def check_finite(loss: Tensor, norm: Tensor) -> None:
-    """Raise NonFiniteError that names the loss or the gradient norm if it is NaN or infinite."""
-    if math.isfinite((loss + norm).item()):
+def check_finite(total: Tensor, loss: Tensor, norm: Tensor) -> None:
+    """Raise NonFiniteError that names the loss or the norm if their sum is NaN or infinite."""
+    if math.isfinite(total.item()):
         return
     what = "gradient norm" if torch.isfinite(loss) else "loss"
     raise NonFiniteError(
@@ -80,9 +81,15 @@ def _compiled(eager: Gradients) -> Gradients:
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     torch._dynamo.config.trace_autograd_ops = True  # lets a graph hold torch.autograd.grad
-    chosen = torch.compile(eager, fullgraph=True, dynamic=False)
+    chosen = torch.compile(
+        eager,
+        fullgraph=True,
+        dynamic=False,
+        # What the loss closes over is watched for changes, but not the insides of nn.Linear & co.
+        options={"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe},
+    )
 
-    def gradients(*batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def gradients(*batch: Tensor) -> tuple[list[Tensor], Tensor]:
         nonlocal chosen
         try:
             return chosen(*batch)
