@@ -115,9 +115,9 @@ class PPO:
                 make_encoder=setup.make_encoder,
                 orthogonal=config.orthogonal_init,
             ).to(setup.device)
+        self.optimizer = Adam(self.network.parameters(), lr=config.lr, eps=config.adam_eps)
         # Follows the network's updates. Acting needs no value and no log-probability: the
         # parameters do not change within a rollout, so both are computed at its end.
-        self.optimizer = Adam(self.network.parameters(), lr=config.lr, eps=config.adam_eps)
         self.policy_outputs = numpy_head(self.network.encoder, self.network.policy)
         self.update = GradientStep(
             self.optimizer,
