@@ -161,7 +161,7 @@ class Run:
         self.log(env_steps, metrics)
         if self.config.logger.tensorboard:
             self._show(env_steps, film)
-        if improved:
+        if improved or result.mean == self.best_return:  # of equals the newest
             self.best_return, self.best_env_steps = result.mean, env_steps
             self.save(env_steps)
             checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(env_steps))
