@@ -148,6 +148,7 @@ def train(words: list[str]) -> int:
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
+    from rlzoo.io import checkpoint
     from rlzoo.io.run_dir import RunDir, latest
 
     roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
@@ -164,8 +165,7 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         if result.exists() and "total_env_steps" not in differences:
             note(f"{path} is finished; raise total_env_steps to go on")
             return 0
-        steps = directory.checkpoints.glob("step_[0-9]*")
-        reached = max((int(path.name.removeprefix("step_")) for path in steps), default=0)
+        reached = checkpoint.reached_step(directory.checkpoints)
         if "total_env_steps" in differences and config.total_env_steps < reached:
             raise UsageError(
                 f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "

@@ -126,6 +126,11 @@ def newest(directory: Path, warn: Callable[[str], None]) -> tuple[Path, State] |
     return None
 
 
+def reached_step(directory: Path) -> int:
+    """The step of the newest checkpoint, sound or not; 0 if there is none."""
+    return max((_age(path)[0] for path in _checkpoints(directory)), default=0)
+
+
 def mark_best(directory: Path, name: str) -> None:
     """Remember the checkpoint `name` (such as 'step_000050000') as the best; it is never pruned."""
     if not (directory / name).is_dir():

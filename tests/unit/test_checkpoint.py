@@ -350,3 +350,10 @@ def test_a_schema_that_cannot_be_read_is_refused_with_the_reason(monkeypatch, tm
     save(tmp_path / "aside", 4, {}).rename(tmp_path / "step_000000004")
     with pytest.raises(DataError, match=r"newer rlzoo .*schema 2.* reads up to 1.*upgrade"):
         newest(tmp_path, fail)  # not corrupt: no silent fall-back to the older one
+
+
+def test_reached_step_counts_what_a_kill_left_over(tmp_path):
+    assert checkpoint.reached_step(tmp_path / "none") == 0
+    for name in ("step_000000128", "step_000004608.old", "best.json", ".rlzoo-tmp-x", "step_x"):
+        (tmp_path / name).mkdir()
+    assert checkpoint.reached_step(tmp_path) == 4608
