@@ -38,8 +38,8 @@ def plain(tree: object) -> object:
     return (str(tree.dtype), tree.shape, tree.tobytes()) if hasattr(tree, "tobytes") else tree
 
 
-def kill_until_finished(folder: Path, words: list[str], kills: int) -> tuple[Path, int]:
-    """Run and kill so many times, then let it end; how often it was killed inside a save."""
+def kill_until_finished(folder: Path, words: list[str], kills: int) -> tuple[Path, int, int]:
+    """Run and kill up to so often, then let it end: (run, kills, kills inside a save)."""
     run, rng, inside = folder / "killed", random.Random(0), 0
     done = 0
     for _ in range(MOST_RESTARTS):
@@ -47,7 +47,7 @@ def kill_until_finished(folder: Path, words: list[str], kills: int) -> tuple[Pat
         command = Command(folder, *([f"resume={run}"] if begun else [*words, f"run_dir={run}"]))
         if done == kills:
             assert command.wait() == 0, command.output()
-            return run, inside
+            return run, done, inside
         time.sleep(rng.uniform(0.05, 0.4))
         if command.process.exitcode is None:
             command.send(signal.SIGKILL)
@@ -56,7 +56,7 @@ def kill_until_finished(folder: Path, words: list[str], kills: int) -> tuple[Pat
             inside += any((run / "checkpoints").glob(f"{files.TEMPORARY}*"))
         elif (run / "result.json").exists():
             assert done, "it had finished before the first kill"
-            return run, inside  # a quick machine
+            return run, done, inside  # a quick machine
     raise AssertionError("no progress between the kills")
 
 
@@ -68,18 +68,20 @@ def test_killed_run_equals_a_straight_one(tmp_path, algo):
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", WORDS)
 def test_killed_fifty_times_equals_a_straight_one(tmp_path, algo):
-    assert check(tmp_path, algo, kills=50, env_steps=100_000) > 0
+    kills, inside = check(tmp_path, algo, kills=50, env_steps=200_000)
+    assert kills == 50, "too quick a machine: raise env_steps"
+    assert inside > 0
 
 
-def check(folder: Path, algo: str, kills: int, env_steps: int) -> int:
-    """How many of the kills were inside a save."""
+def check(folder: Path, algo: str, kills: int, env_steps: int) -> tuple[int, int]:
+    """The kills made, and those of them that were inside a save."""
     words = [*WORDS[algo], *OFTEN, *SELDOM, f"total_env_steps={env_steps}"]
     straight = folder / "straight"
     command = Command(folder, *words, f"run_dir={straight}")
     assert command.wait(180) == 0, command.output()
-    run, inside = kill_until_finished(folder, words, kills)
+    run, done, inside = kill_until_finished(folder, words, kills)
     assert outcome(run) == outcome(straight)
-    return inside
+    return done, inside
 
 
 def test_a_checkpoint_that_a_kill_left_half_replaced_is_gone_on_from(tmp_path):
