@@ -6,6 +6,8 @@ and repeating the actions: exact, tiny, and nothing of the simulator's inside ha
 How far that goes is the env's restore class (found out by `rlzoo.envs.restore.probe_restore`):
 
     replay    as above, in any instance
+    settle    the same once an instance was reset: its first episode differs (HopperBulletEnv-v0),
+              so a first reset is thrown away
     rebuild   the simulator carries something over a reset (BipedalWalker-v3): each episode is
               played in a fresh instance, which makes it a function of its seed again
     restart   not repeatable: after a resume the episode starts anew, and resume_exact is False
@@ -27,7 +29,7 @@ from rlzoo.seeding import episode_seed
 from rlzoo.types import EnvError, NonFiniteError, RlzooError, State
 
 Env = gymnasium.Env[Any, Any]
-RestoreClass = Literal["replay", "rebuild", "restart"]
+RestoreClass = Literal["replay", "settle", "rebuild", "restart"]
 
 
 class EpisodeEnv:
@@ -54,6 +56,8 @@ class EpisodeEnv:
         self.restore, self.auto_reset = restore, auto_reset
         self.resume_exact = True
         self._open()
+        if restore == "settle":
+            self._reset(0)
         self._reset(0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:

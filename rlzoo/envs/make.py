@@ -39,7 +39,7 @@ class EnvConfig:
     timeout_seconds: float = setting(
         60.0, "an env that takes longer than this for one step is taken for hung (process)", above=0
     )
-    restore: Literal["auto", "replay", "rebuild", "restart"] = setting(
+    restore: Literal["auto", "replay", "settle", "rebuild", "restart"] = setting(
         "auto", "how an episode is resumed (rlzoo/envs/episodes.py); auto finds out by experiment"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,37 @@ EPISODES, STEPS = 12, 60
 
 
 def probe_restore(make: Callable[[], Env], seed: int) -> RestoreClass:
-    """The restore class of an env: a used instance and fresh ones play the same episodes.
+    """The restore class of an env: whether a used instance plays its episodes as others do.
 
     What this does not show is found when a state is loaded, as far as the observation reached
     differs from the one saved.
     """
+
+    def play(env: EpisodeEnv, episode_index: int) -> str:
+        return _play(env, episode_index, actions)
+
+    def in_another_instance(restore: RestoreClass) -> list[str]:
+        played = []
+        for k in range(EPISODES):
+            with closing(instance(restore)) as env:
+                played.append(play(env, k))
+        return played
 
     def instance(restore: RestoreClass) -> EpisodeEnv:
         return EpisodeEnv(
             make, run_seed=seed, purpose=TRAIN, env_index=0, restore=restore, auto_reset=False
         )
 
-    used, fresh = instance("replay"), instance("rebuild")
-    try:
+    with closing(instance("settle")) as used:
         used.action_space.seed(seed)
         actions = [used.action_space.sample() for _ in range(STEPS)]
-        for episode_index in range(EPISODES):
-            expected = _play(fresh, episode_index, actions)
-            if _play(used, episode_index, actions) != expected:
-                repeatable = _play(fresh, episode_index, actions) == expected
-                return "rebuild" if repeatable else "restart"
+        in_used = [play(used, k) for k in range(EPISODES)]
+    in_fresh = in_another_instance("rebuild")
+    if in_fresh == in_used:
         return "replay"
-    finally:
-        used.close()
-        fresh.close()
+    if in_another_instance("settle") == in_used:
+        return "settle"
+    return "rebuild" if in_another_instance("rebuild") == in_fresh else "restart"
 
 
 def _play(env: EpisodeEnv, episode_index: int, actions: list[Any]) -> str:

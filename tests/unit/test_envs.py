@@ -145,15 +145,18 @@ def episodes(purpose: str, env_index: int) -> EpisodeEnv:
 
 
 class CarryingEnv(gymnasium.Env):
-    """Shows how often it was reset; with `leak`, also what other instances did."""
+    """Shows how often it was reset; with `leak`, also what other instances did.
+
+    One that `settles` shows only whether it was reset more than once.
+    """
 
     action_space = gymnasium.spaces.Discrete(2)
     observation_space = gymnasium.spaces.Box(0, 1e9, (2,))
     made = 0
 
-    def __init__(self, leak: bool = False) -> None:
+    def __init__(self, leak: bool = False, settles: bool = False) -> None:
         type(self).made += 1
-        self.resets, self.leak = 0, leak
+        self.resets, self.leak, self.settles = 0, leak, settles
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -165,12 +168,14 @@ class CarryingEnv(gymnasium.Env):
         return self._observation(), float(action), self.t == 6, False, {}
 
     def _observation(self):
-        return np.array([self.resets + 100 * self.leak * self.made, self.t], np.float32)
+        resets = min(self.resets, 2) if self.settles else self.resets
+        return np.array([resets + 100 * self.leak * self.made, self.t], np.float32)
 
 
 def test_the_probe_tells_the_restore_classes_apart() -> None:
     cartpole = partial(make_env, EnvConfig(id="CartPole-v1"))
     assert probe_restore(cartpole, 0) == "replay"
+    assert probe_restore(partial(CarryingEnv, settles=True), 0) == "settle"
     assert probe_restore(CarryingEnv, 0) == "rebuild"
     assert probe_restore(partial(CarryingEnv, True), 0) == "restart"
 
@@ -209,6 +214,23 @@ def test_rebuilding_makes_the_resume_of_bipedal_walker_exact() -> None:
 
     assert resumes_exactly("rebuild")
     assert not resumes_exactly("replay")  # the control: what the class is for
+
+
+@pytest.mark.parametrize("steps", [3, 9])  # in the first episode, and in the second
+def test_settling_makes_the_resume_exact(steps: int) -> None:
+    def resumes_exactly(restore: str) -> bool:
+        make = partial(CarryingEnv, settles=True)
+        played, resumed = (
+            EpisodeEnv(make, run_seed=0, purpose=TRAIN, env_index=0, restore=restore)
+            for _ in range(2)
+        )
+        for _ in range(steps):
+            played.step(1)
+        resumed.load(played.state())
+        return resumed.resume_exact
+
+    assert resumes_exactly("settle")
+    assert resumes_exactly("replay") == (steps == 9)  # the control
 
 
 @pytest.mark.parametrize("restore", ["replay", "restart"])
