@@ -38,7 +38,12 @@ class RunConfig:
     eval: Any
     logger: Any
     seed: int = setting(0, "run seed: everything random derives from it", low=0, high=2**31 - 1)
-    total_env_steps: int = setting(50_000, "length of the run, summed over all envs", low=1)
+    total_env_steps: int = setting(
+        50_000,
+        "length of the run: env steps of all envs together, plus minibatches learnt from stored "
+        "data (bc); the periods below count the same",
+        low=1,
+    )
     log_every_env_steps: int = setting(1000, "metrics are written this often", low=1)
     save_every_env_steps: int = setting(10_000, "a checkpoint is saved this often", low=1)
     keep_checkpoints: int = setting(2, "newest checkpoints kept, besides the best one", low=1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rlzoo.types import Algorithm, Metrics, NonFiniteError, State
+from rlzoo.types import Algorithm, Counters, Metrics, NonFiniteError, State
 
 
 def passed(period: int, before: int, now: int) -> bool:
@@ -56,30 +56,38 @@ def check_finite(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-class Clock:
+class Stopwatch:
     """Wall time over all sessions of a run, and speed since the last log line."""
 
     def __init__(self) -> None:
-        self.start(0.0, 0)
+        self.start(0.0, Counters())
 
-    def start(self, elapsed_seconds: float, env_steps: int) -> None:
+    def start(self, elapsed_seconds: float, counters: Counters) -> None:
         self._zero = time.perf_counter() - elapsed_seconds
-        self._last = elapsed_seconds, env_steps
+        self._last_seconds, self._last = elapsed_seconds, replace(counters)
 
     @property
     def elapsed_seconds(self) -> float:
         return time.perf_counter() - self._zero
 
-    def metrics(self, env_steps: int) -> dict[str, float]:
-        last_seconds, last_env_steps = self._last
-        self._last = now, _ = self.elapsed_seconds, env_steps
-        speed = (env_steps - last_env_steps) / max(now - last_seconds, 1e-9)
-        return {"time/env_steps_per_second": speed, "time/elapsed_seconds": now}
+    def metrics(self, counters: Counters) -> dict[str, float]:
+        """Elapsed time, and the speed of what has moved: env steps, offline updates."""
+        last, seconds = self._last, max(self.elapsed_seconds - self._last_seconds, 1e-9)
+        moved = {
+            "env_steps": counters.env_steps - last.env_steps,
+            "offline_updates": counters.offline_updates - last.offline_updates,
+        }
+        self._last_seconds, self._last = self.elapsed_seconds, replace(counters)
+        speeds = {f"time/{name}_per_second": n / seconds for name, n in moved.items() if n}
+        return {**speeds, "time/elapsed_seconds": self._last_seconds}
 
 
 @dataclass
 class Hooks:
-    """What the loop calls when it is due. Each is a plain function, so tests can count calls."""
+    """What the loop calls when it is due, with `counters.clock`.
+
+    Each is a plain function, so tests can count calls.
+    """
 
     log: Callable[[int, dict[str, float]], None]
     evaluate: Callable[[int], bool]  # False: interrupted, to be done again after a resume
@@ -89,49 +97,49 @@ class Hooks:
 
 
 class Loop:
-    """Drives an algorithm until it is done or told to stop. Periods are in env steps."""
+    """Drives an algorithm until it is done or told to stop. Periods are of `counters.clock`."""
 
     def __init__(self, log_every: int, evaluate_every: int, save_every: int) -> None:
         self.log_every = log_every
         self.evaluate_every = evaluate_every
         self.save_every = save_every
         self.window = MetricWindow()
-        self.clock = Clock()
+        self.stopwatch = Stopwatch()
         self.evaluation_pending = False
 
     def run(self, algorithm: Algorithm, hooks: Hooks) -> str:
         """'finished' or 'stopped'. Both leave a checkpoint of the safe point that was reached."""
         counters = algorithm.counters
-        self.clock.start(self.clock.elapsed_seconds, counters.env_steps)
+        self.stopwatch.start(self.stopwatch.elapsed_seconds, counters)
         while self.evaluation_pending or not algorithm.done():
             if hooks.stop():
-                hooks.save(counters.env_steps)
+                hooks.save(counters.clock)
                 return "stopped"
             if self.evaluation_pending:
                 self.evaluation_pending = False
-                self.evaluation_pending = not hooks.evaluate(counters.env_steps)
+                self.evaluation_pending = not hooks.evaluate(counters.clock)
                 continue
-            before = counters.env_steps
+            before = counters.clock
             self.window.add(algorithm.step())
-            now = counters.env_steps
+            now = counters.clock
             hooks.progress(now)
             if passed(self.log_every, before, now):
                 metrics = check_finite(self.window.take() | algorithm.gauges())
-                hooks.log(now, metrics | self.clock.metrics(now))
+                hooks.log(now, metrics | self.stopwatch.metrics(counters))
             self.evaluation_pending = passed(self.evaluate_every, before, now)
             if passed(self.save_every, before, now):
                 hooks.save(now)
-        hooks.save(counters.env_steps)
+        hooks.save(counters.clock)
         return "finished"
 
     def state(self) -> State:
         return {
             "evaluation_pending": self.evaluation_pending,
             "window": self.window.state(),
-            "elapsed_seconds": self.clock.elapsed_seconds,
+            "elapsed_seconds": self.stopwatch.elapsed_seconds,
         }
 
     def load(self, state: State) -> None:
         self.evaluation_pending = state["evaluation_pending"]
         self.window.load(state["window"])
-        self.clock.start(state["elapsed_seconds"], 0)
+        self.stopwatch.start(state["elapsed_seconds"], Counters())

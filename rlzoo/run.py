@@ -79,7 +79,7 @@ class Run:
         self.config = config = replace(config, env=env_config)
         self.directory, self.stop = directory, stop
         self.best_return: float | None = None
-        self.best_env_steps = 0
+        self.best_clock = 0
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
             config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
@@ -101,7 +101,7 @@ class Run:
 
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
-        self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.env_steps)
+        self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.clock)
         hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self.progress.update)
         status, reason = "failed", ""
         try:
@@ -121,28 +121,28 @@ class Run:
     def _restore(self, path: Path, state: State) -> None:
         self.algorithm.load(state["algorithm"])
         self.loop.load(state["loop"])
-        self.best_return, self.best_env_steps = state["best_return"], state["best_env_steps"]
-        if path.name == checkpoint.step_name(self.best_env_steps):
+        self.best_return, self.best_clock = state["best_return"], state["best_env_steps"]
+        if path.name == checkpoint.step_name(self.best_clock):
             # The run may have died between saving this checkpoint and marking it.
             checkpoint.mark_best(self.directory.checkpoints, path.name)
-        note(f"resumed {path.name}, env step {self.algorithm.counters.env_steps:,}")
+        note(f"resumed {path.name}, step {self.algorithm.counters.clock:,}")
 
-    def log(self, env_steps: int, metrics: dict[str, float]) -> None:
-        self.logger.scalars(env_steps, metrics)
+    def log(self, clock: int, metrics: dict[str, float]) -> None:
+        self.logger.scalars(clock, metrics)
         self.progress.show(metrics)
 
-    def save(self, env_steps: int) -> None:
+    def save(self, clock: int) -> None:
         state = {
             "algorithm": self.algorithm.state(),
             "loop": self.loop.state(),
             "logger": self.logger.state(),
             "best_return": self.best_return,
-            "best_env_steps": self.best_env_steps,
+            "best_env_steps": self.best_clock,  # the name that older checkpoints have
         }
         keep = self.config.keep_checkpoints
-        checkpoint.save(self.directory.checkpoints, env_steps, state, keep_last=keep)
+        checkpoint.save(self.directory.checkpoints, clock, state, keep_last=keep)
 
-    def evaluate(self, env_steps: int) -> bool:
+    def evaluate(self, clock: int) -> bool:
         """Greedy episodes on the selection seeds; the best checkpoint so far is marked.
 
         False if it was interrupted: then nothing has happened.
@@ -158,13 +158,13 @@ class Run:
             "eval/return_std": result.std,
             "eval/length_mean_env_steps": float(np.mean(result.lengths)),
         }
-        self.log(env_steps, metrics)
+        self.log(clock, metrics)
         if self.config.logger.tensorboard:
-            self._show(env_steps, film)
+            self._show(clock, film)
         if improved or result.mean == self.best_return:  # of equals the newest
-            self.best_return, self.best_env_steps = result.mean, env_steps
-            self.save(env_steps)
-            checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(env_steps))
+            self.best_return, self.best_clock = result.mean, clock
+            self.save(clock)
+            checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(clock))
         return True
 
     def play_episodes(self, episodes: int, purpose: str) -> Evaluation:
@@ -194,21 +194,21 @@ class Run:
             return None
         return frames_THWC, fps
 
-    def _show(self, env_steps: int, film: Film | None) -> None:
+    def _show(self, clock: int, film: Film | None) -> None:
         """Histograms, the value map of a table, and the film of a greedy episode."""
         if hasattr(self.algorithm, "histograms"):
             for name, array in self.algorithm.histograms().items():
-                self.logger.histogram(env_steps, name, array)
+                self.logger.histogram(clock, name, array)
         if hasattr(self.algorithm, "q_table"):
             from rlzoo.plots import grid_of, value_map  # matplotlib takes half a second
 
             env = make_env(self.config.env)
-            title = f"{env_steps:,} env steps"
+            title = f"{clock:,} env steps"
             picture_HWC = value_map(self.algorithm.q_table(), grid_of(env), title)
             env.close()
-            self.logger.image(env_steps, "eval/value_map", picture_HWC)
+            self.logger.image(clock, "eval/value_map", picture_HWC)
         if film is not None:
-            self.logger.video(env_steps, "eval/episode", *film)
+            self.logger.video(clock, "eval/episode", *film)
 
     def _final_test(self) -> str:
         """Test the last and the best policy on seeds that neither training nor selection saw."""
@@ -222,14 +222,14 @@ class Run:
         except Stopped:
             return "stopped"
         self.logger.scalars(
-            self.algorithm.counters.env_steps,
+            self.algorithm.counters.clock,
             {f"test/{which}_return_mean": result.mean for which, result in results.items()},
         )
         self.directory.write_json(
             "result.json",
             {
-                "env_steps": self.algorithm.counters.env_steps,
-                "elapsed_seconds": self.loop.clock.elapsed_seconds,
+                **self._progress_made(),
+                "elapsed_seconds": self.loop.stopwatch.elapsed_seconds,
                 "resume_exact": self.algorithm.env.resume_exact,
                 "test": {which: result.to_json() for which, result in results.items()},
             },
@@ -238,13 +238,18 @@ class Run:
             print(f"{which} policy, {result.describe()}")
         return "finished"
 
+    def _progress_made(self) -> dict[str, int]:
+        counters = self.algorithm.counters
+        offline = {"offline_updates": counters.offline_updates} if counters.offline_updates else {}
+        return {"env_steps": counters.env_steps, **offline}
+
     def _close(self, status: str, reason: str) -> None:
         if status != "stopped":
             self.logger.session_end("success" if status == "finished" else "failure")
         self.logger.close()
         self.algorithm.env.close()
         details: dict[str, Any] = {
-            "env_steps": self.algorithm.counters.env_steps,
+            **self._progress_made(),
             "resume_exact": self.algorithm.env.resume_exact,
         }
         try:

@@ -15,14 +15,14 @@ def note(line: str) -> None:
 
 
 class Progress:
-    """Counts env steps on stderr, with speed, return and time left; silent in a pipe or file."""
+    """The run's clock on stderr, with speed, return and time left; silent in a pipe or file."""
 
-    def __init__(self, total_env_steps: int, done_env_steps: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         from tqdm import tqdm
 
         self.bar = tqdm(
-            total=total_env_steps,
-            initial=done_env_steps,
+            total=total,
+            initial=done,
             unit=" steps",
             unit_scale=True,
             dynamic_ncols=True,
@@ -30,12 +30,12 @@ class Progress:
             smoothing=0.1,
             disable=not sys.stderr.isatty(),
         )
-        self.at = done_env_steps
+        self.at = done
         self.shown: dict[str, str] = {}
 
-    def update(self, env_steps: int) -> None:
-        self.bar.update(env_steps - self.at)
-        self.at = env_steps
+    def update(self, clock: int) -> None:
+        self.bar.update(clock - self.at)
+        self.at = clock
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """The latest of a few metrics behind the bar; others are left out."""

@@ -71,17 +71,24 @@ class LockedError(RlzooError, RuntimeError):
 
 @dataclass
 class Counters:
-    """Where a run stands. All clocks count over all envs together and survive a resume."""
+    """Where a run stands. All numbers count over all envs together and survive a resume."""
 
     env_steps: int = 0
     updates: int = 0  # gradient steps (or table updates)
     episodes: int = 0
     phase: str = "train"
+    offline_updates: int = 0  # minibatches learnt from stored data, without an env
+
+    @property
+    def clock(self) -> int:
+        """What logging, evaluation, checkpoints and the end of a run are timed by."""
+        return self.env_steps + self.offline_updates
 
     def state(self) -> State:
         return asdict(self)
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what was saved; a counter younger than the checkpoint stays as it is."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -126,7 +133,7 @@ class Setup:
 
     env: VectorEnv
     seed: int
-    total_env_steps: int
+    total_env_steps: int  # where `counters.clock` ends
     network: Any = None
     make_encoder: Any = None
     replay: Any = None
@@ -138,6 +145,9 @@ class Setup:
 @runtime_checkable
 class Algorithm(Protocol):
     """What the loop drives. The loop owns *when* (log, evaluate, save, stop), this owns *what*.
+
+    The loop's time is `counters.clock`: each `step` makes env steps, or learns minibatches of
+    stored data (`offline_updates`), or both.
 
     The class also has `needs: tuple[str, ...]` (of 'network', 'replay') and a static
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError

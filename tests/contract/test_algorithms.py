@@ -234,6 +234,6 @@ def plant_nan(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def warmed_up(config: RunConfig) -> Algorithm:
     algorithm = build(config)
-    while algorithm.counters.env_steps < 200:
+    while algorithm.counters.clock < 200:
         algorithm.step()
     return algorithm

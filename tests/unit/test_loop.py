@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.loop import Clock, Hooks, Loop, MetricWindow, check_finite, passed
+from rlzoo.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite, passed
 from rlzoo.types import Counters, NonFiniteError
 
 
@@ -28,6 +28,19 @@ class Counting:
 
     def done(self) -> bool:
         return self.counters.env_steps >= self.total
+
+
+class CountingInTurns(Counting):
+    """Learns minibatches of stored data and makes env steps in turns."""
+
+    def step(self) -> dict[str, float]:
+        if self.counters.clock // self.stride % 2:
+            return super().step()
+        self.counters.offline_updates += self.stride
+        return {}
+
+    def done(self) -> bool:
+        return self.counters.clock >= self.total
 
 
 class Diary:
@@ -73,6 +86,29 @@ def test_order_of_events():
     assert diary.at("save") == [70, 100], "the last safe point is saved"
     kinds = [event[0] for event in diary.events if event[1] == 100]
     assert kinds == ["log", "evaluate", "save"]
+
+
+def test_stored_data_and_env_steps_are_timed_by_one_clock():
+    diary, algorithm = Diary(), CountingInTurns(total=100, stride=10)
+    reached: list[int] = []
+    hooks = diary.hooks()
+    hooks.progress = reached.append
+    loop = Loop(log_every=20, evaluate_every=50, save_every=70)
+    assert loop.run(algorithm, hooks) == "finished"
+    assert (algorithm.counters.env_steps, algorithm.counters.offline_updates) == (50, 50)
+    assert reached == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    assert diary.at("log") == [20, 40, 60, 80, 100]
+    assert diary.at("evaluate") == [50, 100]
+    assert diary.at("save") == [70, 100]
+
+
+def test_counters_of_an_old_checkpoint_load():
+    counters = Counters()
+    counters.load({"env_steps": 70, "updates": 3, "episodes": 2, "phase": "train"})
+    assert (counters.clock, counters.offline_updates) == (70, 0)
+    again = Counters()
+    again.load(Counters(env_steps=7, offline_updates=5).state())
+    assert again.clock == 12
 
 
 def test_logs_hold_means_since_the_last_one_and_values_of_the_moment():
@@ -180,13 +216,17 @@ def test_window_of_tensors_survives_a_save_bit_for_bit():
     assert resumed.take() == {}
 
 
-def test_clock_goes_on_where_the_last_session_ended(monkeypatch):
+def test_stopwatch_goes_on_where_the_last_session_ended(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    clock = Clock()
-    clock.start(50.0, 1000)
+    stopwatch, counters = Stopwatch(), Counters(env_steps=1000)
+    stopwatch.start(50.0, counters)
     now[0] += 4
-    metrics = clock.metrics(3000)
+    counters.env_steps = 3000
+    metrics = stopwatch.metrics(counters)
     assert metrics == {"time/env_steps_per_second": 500.0, "time/elapsed_seconds": 54.0}
     now[0] += 1
-    assert clock.elapsed_seconds == 55.0
+    assert stopwatch.elapsed_seconds == 55.0
+    counters.offline_updates = 80
+    metrics = stopwatch.metrics(counters)
+    assert metrics == {"time/offline_updates_per_second": 80.0, "time/elapsed_seconds": 55.0}
