@@ -1,0 +1,87 @@
+"""The PyBullet envs of pybullet_envs_gymnasium: env.id=rlzoo.envs.bullet:HopperBulletEnv-v0.
+
+Importing this module registers them. They play the same episodes as the originals, bit for bit;
+what differs is how they connect to the simulator and how they draw.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+try:
+    import pybullet
+    from pybullet_envs_gymnasium.env_bases import MJCFBaseBulletEnv
+    from pybullet_utils.bullet_client import BulletClient
+except ImportError as error:
+    raise ImportError(f"{error} (tools/setup.sh bullet installs PyBullet)") from error
+
+ORIGINALS = "pybullet_envs_gymnasium."
+
+
+class Client(BulletClient):
+    """A connection to a simulation of its own; each of pybullet's functions is a method of it."""
+
+    def __init__(self, connection_mode: int = pybullet.DIRECT) -> None:
+        """The base class would try a simulation of somebody else's first (shared memory).
+
+        It also passes options, of which pybullet prints 'argv[0]=' on standard output.
+        """
+        self._pid = os.getpid()
+        self._client = -1
+        if connection_mode == pybullet.GUI:
+            check_display()
+        self._client = pybullet.connect(connection_mode)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = super().__getattr__(name)
+        if name != "disconnect":  # which the base class notices by the look-up
+            setattr(self, name, attribute)  # the next call finds it at once
+        return attribute
+
+
+def check_display() -> None:
+    """pybullet ends the process when it cannot open its window; raise instead."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        raise RuntimeError("PyBullet's window needs an X display, and DISPLAY is not set")
+
+
+class QuietEnv(MJCFBaseBulletEnv):  # type: ignore[misc]
+    """What is put before an original env class."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if self.physicsClientId < 0:
+            self._connect()
+        return super().reset(seed=seed, options=options)
+
+    def _connect(self) -> None:
+        """What the original does at its first reset, with our client."""
+        self._p = Client(pybullet.GUI if self.should_render else pybullet.DIRECT)
+        self.physicsClientId, self.ownsPhysicsClient = self._p._client, True
+        self._p.resetSimulation()
+        self._p.setPhysicsEngineParameter(deterministicOverlappingPairs=1)
+        self._p.configureDebugVisualizer(pybullet.COV_ENABLE_GUI, 0)
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        if self.render_mode == "human":
+            self.render()  # follows the robot, and waits for the time of a frame
+        return result
+
+
+def _register() -> None:
+    """Let the ids of the original envs make ours."""
+    for spec in list(gymnasium.registry.values()):
+        if isinstance(spec.entry_point, str) and spec.entry_point.startswith(ORIGINALS):
+            original: Any = load_env_creator(spec.entry_point)
+            name = spec.entry_point.rpartition(":")[2]
+            ours = type(name, (QuietEnv, original), {"__module__": __name__})
+            globals()[name] = ours
+            spec.entry_point = f"{__name__}:{name}"
+
+
+_register()
