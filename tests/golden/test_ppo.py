@@ -93,8 +93,8 @@ def parameters(ppo: PPO) -> list[torch.Tensor]:
 
 def collected(ppo: PPO) -> list[torch.Tensor]:
     """A rollout as the columns of `loss`."""
-    ppo._collect()
-    return ppo._prepared()[0]
+    ppo.collect()
+    return list(ppo.prepared()[0])
 
 
 def reference_log_prob(ppo: PPO, net: Any, obs: torch.Tensor, action: torch.Tensor) -> Any:
@@ -178,9 +178,9 @@ def test_log_probabilities_are_those_of_the_policy_that_acted(env_id, gsde):
     ppo = make(env_id, gsde=gsde, normalize_obs=True)
     ppo.step()
     acting = copy.deepcopy(ppo.network), copy.deepcopy(ppo.obs_normalizer)
-    ppo._collect()
+    ppo.collect()
     rollout = ppo.rollout
-    obs, action, log_prob, *_ = ppo._prepared()[0]
+    obs, action, log_prob, *_ = ppo.prepared()[0]
     raw = rollout.obs_TN.reshape(len(obs), -1)
     torch.testing.assert_close(obs, torch.from_numpy(acting[1](raw)), rtol=0, atol=0)
     expected, _ = reference_log_prob(ppo, acting[0], obs, action)
@@ -311,7 +311,7 @@ def test_target_kl_stops_the_epochs():
     assert free.counters.updates == 20
     assert 1 < bounded.counters.updates < 20
     again = make(lr=1e-2)
-    batches = again._minibatches(collected(again))
+    batches = again.minibatches(collected(again), 10)
     kls = [float(again.update(*batch, torch.tensor(0.2))[5]) for batch in batches]
     assert bounded.counters.updates == 1 + next(i for i, kl in enumerate(kls) if kl > 0.0075)
 
@@ -342,7 +342,7 @@ def test_clocks_count_env_steps_over_all_envs(num_envs):
 def test_each_epoch_sees_each_transition_once_in_another_order():
     ppo = make(epochs=2, batch_size=30)
     column = torch.arange(64)
-    batches = list(ppo._minibatches([column, column + 100]))
+    batches = list(ppo.minibatches((column, column + 100), 2))
     assert all(torch.equal(other, one + 100) for one, other in batches)
     batches = [one for one, _ in batches]
     assert [len(batch) for batch in batches] == [30, 30, 4] * 2

@@ -1,0 +1,312 @@
+"""What PPO and TRPO share: rollouts of a policy that stands still, and what they say about it.
+
+Collect a rollout; value all its observations in one call of the critic; estimate advantages
+(GAE, Schulman et al. 2016). What is then made of them is each algorithm's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlzoo.data.collector import Collector
+from rlzoo.data.normalize import ObsNormalizer, RewardScaler
+from rlzoo.data.rollouts import Rollout
+from rlzoo.losses.returns import generalized_advantages
+from rlzoo.nets.acting import Act, numpy_head
+from rlzoo.nets.actor_critic import ActorCritic, Categorical, make_distribution
+from rlzoo.nets.adam import Adam
+from rlzoo.nets.state import load_module, module_state
+from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.settings import setting
+from rlzoo.types import Counters, Metrics, Setup, State, Step, UsageError
+
+VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """Settings that both share, with the defaults of Stable-Baselines3 2.x."""
+
+    name: str = ""
+    rollout_env_steps: int = setting(2048, "env steps in a rollout, over all envs together", low=1)
+    batch_size: int = setting(64, "transitions in a minibatch; the last one may be smaller", low=1)
+    gamma: float = setting(0.99, "discount", low=0, high=1)
+    gae_lambda: float = setting(
+        0.95, "advantages: 0 is one step, 1 whole returns (Schulman et al. 2016)", low=0, high=1
+    )
+    adam_eps: float = setting(1e-5, "Adam's epsilon (Huang et al. 2022, detail 3)", above=0)
+    entropy_coef: float = setting(0.0, "weight of the entropy bonus", low=0)
+    normalize_obs: bool = setting(
+        False, "observations to mean 0 and variance 1, clipped to +-10", fixed=True
+    )
+    normalize_reward: bool = setting(
+        False, "divide rewards by the standard deviation of discounted returns, clip", fixed=True
+    )
+    orthogonal_init: bool = setting(
+        True, "orthogonal weights (Huang et al. 2022, detail 2), else PyTorch's"
+    )
+    log_std_init: float = setting(0.0, "log standard deviation of continuous actions, at first")
+    gsde: bool = setting(
+        False,
+        "continuous actions: noise that depends on the state (Raffin et al. 2022)",
+        fixed=True,
+    )
+    gsde_hold_steps: int = setting(
+        4, "gsde: steps of each env until its noise is drawn anew (rl-zoo, PyBullet)", low=1
+    )
+
+
+class Transitions(NamedTuple):
+    """A rollout as columns, each of which a minibatch takes some rows of."""
+
+    obs_B: torch.Tensor  # as the network gets them
+    action_B: torch.Tensor  # as they were drawn, before any clipping
+    log_prob_B: torch.Tensor  # under the policy that drew them
+    advantage_B: torch.Tensor
+    return_B: torch.Tensor  # advantage + value: what the critic is to say
+    value_B: torch.Tensor  # what it said
+
+
+class OnPolicy:
+    """Acts, collects and prepares; a subclass makes an `optimizer` and says how to `improve`."""
+
+    needs = ("network",)
+    optimizer: Adam
+
+    def __init__(self, config: OnPolicyConfig, setup: Setup) -> None:
+        self.config, self.setup = config, setup
+        self.env = env = setup.env
+        self.counters = Counters()
+        self.distribution = make_distribution(
+            env.action_space,
+            log_std_init=config.log_std_init,
+            gsde_features=setup.network.hidden[-1] if config.gsde else None,
+            gsde_hold_steps=config.gsde_hold_steps,
+        )
+        with torch_seed(setup.seed, "network"):
+            self.network = ActorCritic(
+                env.observation_space,
+                self.distribution,
+                setup.network,
+                make_encoder=setup.make_encoder,
+                orthogonal=config.orthogonal_init,
+            ).to(setup.device)
+        is_discrete = isinstance(env.action_space, spaces.Discrete)
+        self.rollout = Rollout(
+            config.rollout_env_steps // env.num_envs,
+            env.num_envs,
+            env.observation_space,
+            action_shape=() if is_discrete else (self.distribution.num_outputs,),
+            action_dtype=np.int64 if is_discrete else np.float32,
+        )
+        self.collector = Collector(env, self._store)
+        self.obs_normalizer = self.reward_scaler = None
+        if config.normalize_obs:
+            self.obs_normalizer = ObsNormalizer(env.observation_space.shape)
+        if config.normalize_reward:
+            self.reward_scaler = RewardScaler(env.num_envs, config.gamma)
+        self.explore_rng = numpy_generator(setup.seed, "exploration")
+        self.minibatch_rng = numpy_generator(setup.seed, "minibatches")
+        self.learn_seconds = 0.0
+
+    @staticmethod
+    def check(run: Any) -> None:
+        algo, num_envs = run.algo, run.env.num_envs
+        if algo.rollout_env_steps % num_envs:
+            raise UsageError(
+                f"algo.rollout_env_steps: got {algo.rollout_env_steps}, expected a multiple of "
+                f"env.num_envs={num_envs}"
+            )
+        if algo.batch_size > algo.rollout_env_steps:
+            raise UsageError(
+                f"algo.batch_size: got {algo.batch_size}, expected at most "
+                f"algo.rollout_env_steps={algo.rollout_env_steps}"
+            )
+        if algo.gsde and not run.network.hidden:
+            raise UsageError("algo.gsde=true: got network.hidden=[], expected a layer or more")
+
+    @staticmethod
+    def check_spaces(
+        config: OnPolicyConfig, observation_space: spaces.Space, action_space: Any
+    ) -> None:
+        try:
+            make_distribution(action_space, gsde_features=1 if config.gsde else None)
+        except UsageError as error:
+            raise UsageError(f"algo={config.name}: {error}") from error
+        is_box = isinstance(observation_space, spaces.Box)
+        if config.normalize_obs and (not is_box or observation_space.dtype == np.uint8):
+            raise UsageError(
+                f"algo.normalize_obs=true: got observations {observation_space}, expected a Box of "
+                "numbers that are no bytes: images are scaled by their range, and codes need none"
+            )
+
+    # ---------------------------------------------------------------- acting
+
+    @cached_property
+    def policy_outputs(self) -> Act:
+        """The policy in numpy, made at its first use: optimisers move the parameters before.
+
+        Acting needs no value and no log-probability: the parameters do not change within a
+        rollout, so both are computed at its end.
+        """
+        return numpy_head(self.network.encoder, self.network.policy)
+
+    def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        """The most likely actions, or ones drawn from the policy; statistics stay as they are."""
+        if explore:
+            [noise_BA] = self.distribution.draw(self.explore_rng, 1, len(obs_B))
+            return self._act_exploring(obs_B, noise_BA)
+        output_BA = self.policy_outputs(self._normalized(obs_B))
+        return self.distribution.to_env(self.distribution.mode(output_BA))
+
+    def _act_exploring(self, obs_B: np.ndarray, noise_BA: np.ndarray) -> np.ndarray:
+        output_BA = self.policy_outputs(self._normalized(obs_B))
+        self.drawn_B = self.distribution.sample(output_BA, noise_BA)
+        return self.distribution.to_env(self.drawn_B)
+
+    def _normalized(self, obs_B: np.ndarray) -> np.ndarray:
+        return obs_B if self.obs_normalizer is None else self.obs_normalizer(obs_B)
+
+    def _store(self, obs_B: np.ndarray, env_action_B: np.ndarray, step: Step) -> None:
+        self.rollout.add(obs_B, self.drawn_B, step)  # the env got it clipped
+
+    # ---------------------------------------------------------------- learning
+
+    def step(self) -> Metrics:
+        """One rollout and the updates that are made with it."""
+        self.collect()
+        return self.learn()
+
+    def collect(self) -> None:
+        """Fill `rollout` with the policy as it is. Until `learn`, its rewards may be replaced."""
+        self.rollout.clear()
+        steps, num_envs = self.rollout.num_steps, self.env.num_envs
+        for noise_BA in self.distribution.draw(self.explore_rng, steps, num_envs):
+            self.collector.step(self._act_exploring, noise_BA)
+        self.counters.env_steps += steps * num_envs
+        self.counters.episodes = self.collector.statistics.episodes
+
+    def learn(self) -> Metrics:
+        """Make the policy and the values better with what `collect` has put into `rollout`."""
+        start = time.perf_counter()
+        transitions, explained_variance = self.prepared()
+        metrics = self.improve(transitions)
+        self.learn_seconds += time.perf_counter() - start
+        return metrics | {"train/explained_variance": explained_variance}
+
+    def improve(self, transitions: Transitions) -> Metrics:
+        """The algorithm itself."""
+        raise NotImplementedError
+
+    def prepared(self) -> tuple[Transitions, float]:
+        """The rollout as columns, and how much of the returns the values explained.
+
+        Afterwards the normalisers have taken it in.
+        """
+        rollout, config = self.rollout, self.config
+        raw_obs = rollout.obs_to_value(self.env.obs_B)
+        obs_B, action_B, log_prob_B, value = self._evaluated(self._normalized(raw_obs))
+        value_TN, next_value_TN = rollout.split_values(value)
+        reward_TN = rollout.reward_TN
+        if self.reward_scaler is not None:
+            reward_TN = self.reward_scaler.scaled(reward_TN, rollout.ended_TN)
+        advantage_TN = generalized_advantages(
+            reward_TN,
+            value_TN,
+            next_value_TN,
+            rollout.terminated_TN,
+            rollout.truncated_TN,
+            gamma=config.gamma,
+            lam=config.gae_lambda,
+        )
+        if self.obs_normalizer is not None:
+            self.obs_normalizer.update(raw_obs[: len(action_B)])
+        return_TN = advantage_TN + value_TN
+        variance = float(return_TN.var())
+        explained = 1 - float(advantage_TN.var()) / variance if variance else 0.0
+        vectors = (
+            torch.from_numpy(array_TN.reshape(-1).astype(np.float32)).to(self.setup.device)
+            for array_TN in (advantage_TN, return_TN, value_TN)
+        )
+        return Transitions(obs_B, action_B, log_prob_B, *vectors), explained
+
+    @torch.no_grad()
+    def _evaluated(
+        self, all_obs: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
+        """Observations, actions and log-probabilities of the rollout, and values of all_obs."""
+        actions = self.rollout.action_TN
+        action = torch.from_numpy(actions.reshape(-1, *actions.shape[2:])).to(self.setup.device)
+        obs = torch.from_numpy(all_obs).to(self.setup.device)
+        outputs, values = zip(*map(self.network, obs.split(VALUED_AT_ONCE)), strict=True)
+        output = torch.cat(outputs)[: len(action)]
+        log_prob, _ = self.distribution.log_prob_and_entropy(output, action)
+        return obs[: len(action)], action, log_prob, torch.cat(values).cpu().numpy()
+
+    def minibatches(
+        self, columns: Sequence[torch.Tensor], passes: int
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Each row once in each pass, in an order of its own."""
+        for _ in range(passes):
+            order = torch.from_numpy(self.minibatch_rng.permutation(len(columns[0])))
+            order = order.to(self.setup.device)
+            shuffled = [column[order].split(self.config.batch_size) for column in columns]
+            yield from zip(*shuffled, strict=True)
+
+    # ---------------------------------------------------------------- for the loop
+
+    def gauges(self) -> dict[str, float]:
+        seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}
+        self.learn_seconds = 0.0
+        gauges = {"train/updates": float(self.counters.updates)}
+        if not isinstance(self.distribution, Categorical):
+            output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
+            gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
+        return {**gauges, **self.collector.statistics.gauges(), **seconds}
+
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Parameters by name, and the policy's outputs for what the training envs show now."""
+        named = self.network.named_parameters()
+        weights = {f"parameters/{name}": p.detach().cpu().numpy() for name, p in named}
+        return {**weights, "policy_outputs": self.policy_outputs(self._normalized(self.env.obs_B))}
+
+    def done(self) -> bool:
+        return self.counters.env_steps >= self.setup.total_env_steps
+
+    def state(self) -> State:
+        state = {
+            "counters": self.counters.state(),
+            "network": module_state(self.network),
+            "optimizer": self.optimizer.state(),
+            "explore_rng": generator_state(self.explore_rng),
+            "minibatch_rng": generator_state(self.minibatch_rng),
+            "collector": self.collector.state(),
+        }
+        if self.obs_normalizer is not None:
+            state["obs_normalizer"] = self.obs_normalizer.state()
+        if self.reward_scaler is not None:
+            state["reward_scaler"] = self.reward_scaler.state()
+        return state
+
+    def load(self, state: State) -> None:
+        self.load_policy(state)
+        self.counters.load(state["counters"])
+        self.optimizer.load(state["optimizer"])
+        load_generator(self.explore_rng, state["explore_rng"])
+        load_generator(self.minibatch_rng, state["minibatch_rng"])
+        self.collector.load(state["collector"])
+        if self.reward_scaler is not None:
+            self.reward_scaler.load(state["reward_scaler"])
+
+    def load_policy(self, state: State) -> None:
+        load_module(self.network, state["network"])
+        if self.obs_normalizer is not None:
+            self.obs_normalizer.load(state["obs_normalizer"])
