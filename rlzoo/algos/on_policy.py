@@ -178,6 +178,14 @@ class OnPolicy:
     def _store(self, obs_B: np.ndarray, env_action_B: np.ndarray, step: Step) -> None:
         self.rollout.add(obs_B, self.drawn_B, step)  # the env got it clipped
 
+    @torch.no_grad()
+    def log_prob(self, obs_B: np.ndarray, env_action_B: np.ndarray) -> np.ndarray:
+        """log pi(a|s) [B] of actions as the env gets them."""
+        obs = torch.from_numpy(self._normalized(obs_B)).to(self.setup.device)
+        action = torch.from_numpy(self.distribution.from_env(env_action_B)).to(self.setup.device)
+        output_BA = self.network.policy(self.network.encoder(obs))
+        return self.distribution.log_prob_and_entropy(output_BA, action)[0].cpu().numpy()
+
     # ---------------------------------------------------------------- learning
 
     def step(self) -> Metrics:

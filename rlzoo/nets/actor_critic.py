@@ -47,6 +47,9 @@ class Categorical(nn.Module):
     def to_env(self, action_B: np.ndarray) -> np.ndarray:
         return action_B + self.first_action
 
+    def from_env(self, action_B: np.ndarray) -> np.ndarray:
+        return action_B - self.first_action
+
     def log_prob_and_entropy(self, logit_BA: Tensor, action_B: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a|s) [B] and the mean entropy, in nats."""
         log_prob_BA = logit_BA.log_softmax(dim=1)
@@ -69,6 +72,9 @@ class Gaussian(nn.Module):
     def to_env(self, action_BA: np.ndarray) -> np.ndarray:
         action_B = action_BA.reshape(-1, *self.space.shape)
         return action_B.clip(self.space.low, self.space.high).astype(self.space.dtype, copy=False)
+
+    def from_env(self, action_B: np.ndarray) -> np.ndarray:
+        return action_B.reshape(-1, self.num_outputs).astype(np.float32, copy=False)
 
 
 class DiagonalGaussian(Gaussian):
