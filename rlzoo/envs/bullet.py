@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 
 try:
     import pybullet
-    from pybullet_envs_gymnasium.env_bases import MJCFBaseBulletEnv
+    from pybullet_envs_gymnasium.env_bases import Camera, MJCFBaseBulletEnv
     from pybullet_utils.bullet_client import BulletClient
 except ImportError as error:
     raise ImportError(f"{error} (tools/setup.sh bullet installs PyBullet)") from error
@@ -50,10 +50,23 @@ def check_display() -> None:
         raise RuntimeError("PyBullet's window needs an X display, and DISPLAY is not set")
 
 
-class QuietEnv(MJCFBaseBulletEnv):  # type: ignore[misc]
+class FollowingCamera(Camera):
+    """Moves the window's view with the robot, without asking where it is.
+
+    pybullet's getDebugVisualizerCamera answers for client 0, whichever one is asked, and raises
+    where that one is gone; the original asks before drawing anything.
+    """
+
+    def move_and_look_at(self, i: Any, j: Any, k: Any, x: float, y: float, z: float) -> None:
+        if self.env.render_mode == "human":
+            view = self.env._cam_dist, self.env._cam_yaw, self.env._cam_pitch
+            self.env._p.resetDebugVisualizerCamera(*view, (x, y, z))
+
+
+class QuietEnv(MJCFBaseBulletEnv):
     """What is put before an original env class."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         if self.physicsClientId < 0:
             self._connect()
         return super().reset(seed=seed, options=options)
@@ -65,6 +78,7 @@ class QuietEnv(MJCFBaseBulletEnv):  # type: ignore[misc]
         self._p.resetSimulation()
         self._p.setPhysicsEngineParameter(deterministicOverlappingPairs=1)
         self._p.configureDebugVisualizer(pybullet.COV_ENABLE_GUI, 0)
+        self.camera = FollowingCamera(self)
 
     def step(self, action: Any) -> Any:
         result = super().step(action)
