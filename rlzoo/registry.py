@@ -39,6 +39,8 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "sarsa": Entry("rlzoo.algos.tabular:Sarsa", "rlzoo.algos.tabular:SarsaConfig"),
         "dqn": Entry("rlzoo.algos.dqn:DQN", "rlzoo.algos.dqn:DQNConfig"),
         "ppo": Entry("rlzoo.algos.ppo:PPO", "rlzoo.algos.ppo:PPOConfig"),
+        "trpo": Entry("rlzoo.algos.trpo:TRPO", "rlzoo.algos.trpo:TRPOConfig"),
+        "bc": Entry("rlzoo.algos.bc:BC", "rlzoo.algos.bc:BCConfig"),
         "gail": Entry("rlzoo.algos.gail:GAIL", "rlzoo.algos.gail:GAILConfig"),
         "airl": Entry("rlzoo.algos.airl:AIRL", "rlzoo.algos.airl:AIRLConfig"),
     },

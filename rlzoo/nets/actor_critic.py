@@ -56,6 +56,16 @@ class Categorical(nn.Module):
         entropy = -(log_prob_BA.exp() * log_prob_BA).sum(dim=1).mean()
         return log_prob_BA.gather(1, action_B.unsqueeze(1)).squeeze(1), entropy
 
+    def as_tensors(self, logit_BA: Tensor) -> tuple[Tensor, ...]:
+        """All that defines the distributions of a batch, in tensors of their own: for `kl`."""
+        return (logit_BA.log_softmax(dim=1),)
+
+    @staticmethod
+    def kl(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> Tensor:
+        """KL(old, new) [B] of pairs of distributions (`as_tensors`), in nats."""
+        [old_log_prob_BA], [log_prob_BA] = old, new
+        return (old_log_prob_BA.exp() * (old_log_prob_BA - log_prob_BA)).sum(dim=1)
+
 
 class Gaussian(nn.Module):
     """What normal distributions over a Box have in common: how their actions reach the env.
@@ -72,6 +82,15 @@ class Gaussian(nn.Module):
     def to_env(self, action_BA: np.ndarray) -> np.ndarray:
         action_B = action_BA.reshape(-1, *self.space.shape)
         return action_B.clip(self.space.low, self.space.high).astype(self.space.dtype, copy=False)
+
+    @staticmethod
+    def kl(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> Tensor:
+        """KL(old, new) [B] of pairs of distributions (`as_tensors`), in nats."""
+        (old_mean_BA, old_log_std_BA), (mean_BA, log_std_BA) = old, new
+        widening_BA = log_std_BA - old_log_std_BA
+        shift_BA = (mean_BA - old_mean_BA) * (-log_std_BA).exp()
+        narrowness_BA = (-2 * widening_BA).exp() + shift_BA.square()
+        return (widening_BA + 0.5 * (narrowness_BA - 1)).sum(dim=1)
 
     def from_env(self, action_B: np.ndarray) -> np.ndarray:
         return action_B.reshape(-1, self.num_outputs).astype(np.float32, copy=False)
@@ -109,6 +128,10 @@ class DiagonalGaussian(Gaussian):
         deviation_BA = (action_BA - mean_BA) * (-self.log_std_A).exp()
         log_prob_BA = -0.5 * deviation_BA.square() - self.log_std_A - HALF_LOG_TAU
         return log_prob_BA.sum(dim=1), (self.log_std_A + 0.5 + HALF_LOG_TAU).sum()
+
+    def as_tensors(self, mean_BA: Tensor) -> tuple[Tensor, ...]:
+        """Means and log standard deviations [B, A], in tensors of their own: for `kl`."""
+        return mean_BA, self.log_std_A.expand_as(mean_BA).clone()
 
 
 class StateDependentGaussian(Gaussian):
@@ -152,14 +175,22 @@ class StateDependentGaussian(Gaussian):
 
     def log_prob_and_entropy(self, output_BX: Tensor, action_BA: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a|s) [B], summed over the dimensions of the action, and the mean entropy."""
-        mean_BA = output_BX[:, : self.num_outputs]
+        mean_BA, variance_BA = self._mean_and_variance(output_BX)
         assert action_BA.shape == mean_BA.shape, (action_BA.shape, mean_BA.shape)
-        features_BF = output_BX[:, self.num_outputs :]
-        variance_BA = features_BF.square() @ (2 * self.log_std_FA).exp() + GSDE_EPS
         log_std_BA = 0.5 * variance_BA.log()
         log_prob_BA = -0.5 * (action_BA - mean_BA).square() / variance_BA - log_std_BA
         entropy_BA = log_std_BA + 0.5 + HALF_LOG_TAU
         return (log_prob_BA - HALF_LOG_TAU).sum(dim=1), entropy_BA.sum(dim=1).mean()
+
+    def as_tensors(self, output_BX: Tensor) -> tuple[Tensor, ...]:
+        """Means and log standard deviations [B, A], in tensors of their own: for `kl`."""
+        mean_BA, variance_BA = self._mean_and_variance(output_BX)
+        return mean_BA, 0.5 * variance_BA.log()
+
+    def _mean_and_variance(self, output_BX: Tensor) -> tuple[Tensor, Tensor]:
+        features_BF = output_BX[:, self.num_outputs :]
+        variance_BA = features_BF.square() @ (2 * self.log_std_FA).exp() + GSDE_EPS
+        return output_BX[:, : self.num_outputs], variance_BA
 
 
 Distribution = Categorical | DiagonalGaussian | StateDependentGaussian
