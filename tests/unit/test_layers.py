@@ -19,7 +19,7 @@ FLOORS = (
     {"seeding", "settings"},
     {"statistics"},
     {"losses", "nets", "envs"},
-    {"data"},
+    {"data", "executor"},
     {"algos", "io", "registry", "stop", "terminal"},
     {"loop", "evaluate", "plots"},
     {"config"},

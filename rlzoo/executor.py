@@ -1,0 +1,262 @@
+"""Shares of work done in this process, in worker processes, or on a Ray cluster: one interface.
+
+A worker is made by a function without arguments, where it runs, and does one share at a time:
+`worker(share)` is a generator that yields whenever it may be interrupted, and returns its result.
+A result depends on its share alone, so who does a share, and how often it is begun, makes no
+difference to it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
+from typing import Any, Literal, Protocol
+
+from rlzoo.envs.process import LEAVE_SECONDS, SPAWN, _end_with_parent, _signals_held_back
+from rlzoo.types import RlzooError, UsageError
+
+Worker = Callable[[Any], Generator[None, None, Any]]
+Kind = Literal["process", "ray"]
+POLL_SECONDS = 0.1  # how long `poll` waits for news
+ATTEMPTS = 3  # a share whose worker died so often is taken for the cause
+
+
+class Executor(Protocol):
+    """Does a batch of shares: `start`, then `poll` until it answers."""
+
+    def start(self, shares: Sequence[Any]) -> None:
+        """Begin a batch; one that is still under way is dropped."""
+
+    def poll(self) -> list[Any] | None:
+        """Work, or wait, for a moment. The results in the order of the shares, once all are there.
+
+        Raises the RlzooError of a worker (other exceptions are wrapped in one).
+        """
+
+    def close(self) -> None: ...
+
+
+def make_executor(
+    make: Callable[[], Worker], *, workers: int, kind: Kind = "process", timeout_seconds: float
+) -> Executor:
+    """The executor for so many workers; 0 is this process. `make` and shares must be picklable."""
+    if kind == "ray":
+        return RayExecutor(make, workers=max(workers, 1))
+    if not workers:
+        return LocalExecutor(make)
+    return ProcessExecutor(make, workers=workers, timeout_seconds=timeout_seconds)
+
+
+def finished(work: Generator[None, None, Any]) -> Any:
+    """The result of a worker's generator, without interruption."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+class LocalExecutor:
+    """Does the shares one after the other in this process, a slice at each `poll`."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._worker = make()
+
+    def start(self, shares: Sequence[Any]) -> None:
+        self._work = deque(self._worker(share) for share in shares)
+        self._results: list[Any] = []
+
+    def poll(self) -> list[Any] | None:
+        if self._work:
+            try:
+                next(self._work[0])
+            except StopIteration as end:
+                self._work.popleft()
+                self._results.append(end.value)
+        return None if self._work else self._results
+
+    def close(self) -> None:
+        self._work = deque()
+
+
+@dataclass
+class _Member:
+    process: SpawnProcess
+    pipe: Connection
+    share: int | None = None  # what it is busy with
+    deadline: float = 0.0
+
+
+class ProcessExecutor:
+    """Worker processes. One that dies, or takes too long, is replaced and its share done again.
+
+    Workers never outlive this process.
+    """
+
+    def __init__(self, make: Callable[[], Worker], *, workers: int, timeout_seconds: float) -> None:
+        self._make, self._timeout_seconds = make, timeout_seconds
+        self._members: list[_Member] = []
+        self._stop = Finalize(self, _end, (self._members,), exitpriority=1)
+        self._waiting: deque[int] = deque()
+        for _ in range(workers):
+            self._members.append(_begin(make))
+
+    def start(self, shares: Sequence[Any]) -> None:
+        assert self._members, "the executor is closed"
+        for i, member in enumerate(self._members):
+            if member.share is not None:  # with a share of the batch that is dropped
+                self._replace(i)
+        self._shares = list(shares)
+        self._results: list[Any] = [None] * len(shares)
+        self._attempts = [0] * len(shares)
+        self._left = set(range(len(shares)))
+        self._waiting = deque(range(len(shares)))
+
+    def poll(self) -> list[Any] | None:
+        for i, member in enumerate(self._members):
+            if member.share is None and self._waiting:
+                self._hand_out(member, self._waiting.popleft())
+            elif member.share is not None and time.monotonic() > member.deadline:
+                self._give_up(i, f"took longer than {self._timeout_seconds:g} seconds")
+        pipes = [member.pipe for member in self._members if member.share is not None]
+        ready = multiprocessing.connection.wait(pipes, POLL_SECONDS) if pipes else []
+        for i, member in enumerate(self._members):
+            if member.pipe in ready:
+                self._receive(i)
+        return None if self._left else self._results
+
+    def _hand_out(self, member: _Member, share: int) -> None:
+        member.share, member.deadline = share, time.monotonic() + self._timeout_seconds
+        self._attempts[share] += 1
+        with suppress(OSError):  # it is dead; waiting for its answer finds out
+            member.pipe.send(self._shares[share])
+
+    def _receive(self, i: int) -> None:
+        member = self._members[i]
+        try:
+            answer = member.pipe.recv()
+        except (EOFError, OSError):
+            member.process.join(LEAVE_SECONDS)
+            self._give_up(i, f"died (exit code {member.process.exitcode})")
+            return
+        if isinstance(answer, RlzooError):
+            self.close()
+            raise answer
+        assert member.share is not None
+        [self._results[member.share]] = answer
+        self._left.discard(member.share)
+        member.share = None
+
+    def _give_up(self, i: int, what: str) -> None:
+        """Replace a worker, and put its share back to the front of the queue."""
+        share = self._members[i].share
+        assert share is not None
+        if self._attempts[share] == ATTEMPTS:
+            self.close()
+            raise RlzooError(f"share {share}: its worker {what}, {ATTEMPTS} times in a row")
+        self._replace(i)
+        self._waiting.appendleft(share)
+
+    def _replace(self, i: int) -> None:
+        member = self._members[i]
+        member.process.kill()
+        _end([member])
+        self._members[i] = _begin(self._make)
+
+    def close(self) -> None:
+        """End the workers; a second call does nothing."""
+        self._stop()
+
+
+def _begin(make: Callable[[], Worker]) -> _Member:
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=_work, args=(there, make), name="rlzoo-worker", daemon=True)
+    with _signals_held_back():
+        process.start()
+    there.close()  # so that the worker's death closes the pipe
+    return _Member(process, here)
+
+
+def _end(members: list[_Member]) -> None:
+    for member in members:
+        member.pipe.close()
+        member.process.kill()  # it has nothing to save
+    for member in members:
+        member.process.join()
+        member.process.close()
+    members.clear()
+
+
+def _work(pipe: Connection, make: Callable[[], Worker]) -> None:
+    """In the worker: do share after share until the pipe closes."""
+    _end_with_parent()
+    made = _answer(make)
+    with suppress(EOFError, OSError):  # the parent has closed the pipe
+        if isinstance(made, RlzooError):
+            pipe.send(made)
+            return
+        [worker] = made
+        while True:
+            pipe.send(_answer(_do, worker, pipe.recv()))
+
+
+def _do(worker: Worker, share: Any) -> Any:
+    return finished(worker(share))
+
+
+def _answer(function: Callable[..., Any], *arguments: Any) -> list[Any] | RlzooError:
+    """[what it returns], or the error that it raises, with the place as a note."""
+    try:
+        return [function(*arguments)]
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
+        if not isinstance(error, RlzooError):
+            answer = RlzooError(f"worker: {type(error).__name__}: {error}")
+        else:
+            answer = error
+        answer.add_note("".join(traceback.format_exception(error)))
+        return answer
+
+
+class RayExecutor:
+    """Workers as Ray actors; Ray restarts one that dies, and does its share again."""
+
+    def __init__(self, make: Callable[[], Worker], *, workers: int) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UsageError(f"executor=ray needs another package, ray: {error}") from error
+        self._ray = ray
+        ray.init(ignore_reinit_error=True)
+        actor_class = ray.remote(max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_RayWorker)
+        self._actors = [actor_class.remote(make) for _ in range(workers)]
+
+    def start(self, shares: Sequence[Any]) -> None:
+        actors = self._actors
+        self._futures = [actors[i % len(actors)].do.remote(share) for i, share in enumerate(shares)]
+
+    def poll(self) -> list[Any] | None:
+        done, _ = self._ray.wait(
+            self._futures, num_returns=len(self._futures), timeout=POLL_SECONDS
+        )
+        return self._ray.get(self._futures) if len(done) == len(self._futures) else None
+
+    def close(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+
+
+class _RayWorker:
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._worker = make()
+
+    def do(self, share: Any) -> Any:
+        return _do(self._worker, share)
