@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,39 +16,40 @@ from gymnasium.envs.registration import load_env_creator
 
 try:
     import pybullet
+    import pybullet_data
     from pybullet_envs_gymnasium.env_bases import Camera, MJCFBaseBulletEnv
     from pybullet_utils.bullet_client import BulletClient
 except ImportError as error:
     raise ImportError(f"{error} (tools/setup.sh bullet installs PyBullet)") from error
 
+MODELS = Path(pybullet_data.getDataPath())
 ORIGINALS = "pybullet_envs_gymnasium."
 
 
 class Client(BulletClient):
-    """A connection to a simulation of its own; each of pybullet's functions is a method of it."""
+    """A connection to a simulation of its own; pybullet's functions are its methods."""
 
-    def __init__(self, connection_mode: int = pybullet.DIRECT) -> None:
-        """The base class would try a simulation of somebody else's first (shared memory).
+    def __init__(self, *, in_window: bool = False) -> None:
+        """Raises RuntimeError where a window cannot be opened.
 
-        It also passes options, of which pybullet prints 'argv[0]=' on standard output.
+        The base class would first look for a simulation of somebody else's (in shared memory), and
+        pass options, of which pybullet prints 'argv[0]=' on standard output.
         """
-        self._pid = os.getpid()
-        self._client = -1
-        if connection_mode == pybullet.GUI:
-            check_display()
-        self._client = pybullet.connect(connection_mode)
+        self._client, self._pid = -1, os.getpid()
+        if in_window and sys.platform == "linux" and not os.environ.get("DISPLAY"):
+            # pybullet would end the process.
+            raise RuntimeError("a window of PyBullet's needs an X display, and DISPLAY is not set")
+        self._client = pybullet.connect(pybullet.GUI if in_window else pybullet.DIRECT)
 
     def __getattr__(self, name: str) -> Any:
         attribute = super().__getattr__(name)
-        if name != "disconnect":  # which the base class notices by the look-up
-            setattr(self, name, attribute)  # the next call finds it at once
+        if name != "disconnect":  # the base class takes this look-up for the call
+            setattr(self, name, attribute)  # found at once the next time
         return attribute
 
-
-def check_display() -> None:
-    """pybullet ends the process when it cannot open its window; raise instead."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        raise RuntimeError("PyBullet's window needs an X display, and DISPLAY is not set")
+    def close(self) -> None:
+        if self._client >= 0:
+            self.disconnect()
 
 
 class FollowingCamera(Camera):
@@ -73,7 +75,7 @@ class QuietEnv(MJCFBaseBulletEnv):
 
     def _connect(self) -> None:
         """What the original does at its first reset, with our client."""
-        self._p = Client(pybullet.GUI if self.should_render else pybullet.DIRECT)
+        self._p = Client(in_window=self.should_render)
         self.physicsClientId, self.ownsPhysicsClient = self._p._client, True
         self._p.resetSimulation()
         self._p.setPhysicsEngineParameter(deterministicOverlappingPairs=1)
