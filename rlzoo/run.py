@@ -86,6 +86,8 @@ class Run:
         )
         found = checkpoint.newest(directory.checkpoints, note)
         self.algorithm = build(config)
+        # Stored data is read at first use: now, so that a wrong file is refused at once.
+        getattr(self.algorithm, "data", None)
         if found:
             self._restore(*found)
         # Only now: it cuts off what was logged after the checkpoint.

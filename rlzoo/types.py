@@ -151,8 +151,9 @@ class Algorithm(Protocol):
 
     The class also has `needs: tuple[str, ...]` (of 'network', 'replay') and a static
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
-    for combinations that cannot work. `histograms() -> dict[str, array]` is
-    optional; so is `q_table()`, of which a map is drawn.
+    for combinations that cannot work. Optional: `histograms() -> dict[str, array]`; `q_table()`, of
+    which a map is drawn; a property `data`, what it learns from beside the env, read at first use
+    (before a run starts; to act, and so to evaluate a policy, it is not needed).
     """
 
     counters: Counters

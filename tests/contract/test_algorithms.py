@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experts import with_demonstrations
 
 from rlzoo import config as configuration
 from rlzoo import registry
@@ -31,6 +32,8 @@ VARIANTS = [
     ("ppo", ("algo.normalize_obs=true", "algo.normalize_reward=true", "env.num_envs=2")),
     ("ppo", ("env=lunarlander_continuous", "algo.normalize_obs=true", "algo.lr_schedule=linear")),
     ("ppo", ("env=lunarlander_continuous", "algo.gsde=true")),
+    ("bc", ("env=lunarlander_continuous", "algo.patience=3", "algo.demonstrations.keep_every=2")),
+    ("bc", ("env=lunarlander_continuous", "algo.loss=mse", "algo.weight_decay=1e-3")),
 ]
 IDS = ["-".join((name, *extra)) for name, extra in VARIANTS]
 
@@ -49,7 +52,7 @@ def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> 
             check_spaces(config)
         except UsageError:
             continue
-        return config
+        return with_demonstrations(config)
     raise AssertionError(f"no env fits {algo}")
 
 
@@ -223,13 +226,15 @@ def test_nan_stops_before_parameters_change(algo, tmp_path, monkeypatch):
 
 def policy_of(algorithm: Algorithm) -> Any:
     state = algorithm.state()
-    keys = ("tables", "q", "target_q", "network", "optimizer")
+    keys = ("tables", "q", "target_q", "network", "learner", "optimizer")
     return [state[key] for key in keys if key in state]
 
 
 def plant_nan(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A NaN that the env's own checks cannot see: in the discount, so in every target."""
-    object.__setattr__(algorithm.config, "gamma", float("nan"))  # type: ignore[attr-defined]
+    """A NaN that no check of the env can see: in the discount (so in every target), or the loss."""
+    config = getattr(algorithm, "generator", algorithm).config
+    name = "gamma" if hasattr(config, "gamma") else "weight_decay"
+    object.__setattr__(config, name, float("nan"))
 
 
 def warmed_up(config: RunConfig) -> Algorithm:
