@@ -1,0 +1,157 @@
+"""CMA-ES: it learns, and its saved fields are all that its future depends on, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlzoo.algos.world_models import cma_es
+from rlzoo.algos.world_models.cma_es import CMAES, FIELDS, CMAESConfig
+from rlzoo.io import checkpoint
+from rlzoo.types import NonFiniteError
+
+pytest.importorskip("cma")
+
+N = 250  # from about 100 on, the covariance matrix is not decomposed in every generation
+KINDS = [(c, s) for c in ("full", "diagonal") for s in ("tpa", "csa")]
+
+
+def strategy(covariance: str, step_size: str, seed: int = 3) -> CMAES:
+    config = CMAESConfig(population=12, covariance=covariance, step_size=step_size)
+    return CMAES(N, config, seed=seed)
+
+
+def fitness(params_PN: np.ndarray) -> np.ndarray:
+    scale_N = np.arange(1, N + 1) / N
+    return -((params_PN - 0.5) ** 2 @ scale_N)
+
+
+def learn(es: CMAES, generations: int) -> str:
+    """sha256 of all that was asked."""
+    digest = hashlib.sha256()
+    for _ in range(generations):
+        params_PN = es.ask()
+        digest.update(params_PN.tobytes())
+        es.tell(params_PN, fitness(params_PN))
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_it_climbs(covariance, step_size):
+    es = strategy(covariance, step_size)
+    start = fitness(es.mean_N[None])
+    learn(es, 100)
+    assert es.generation == 100
+    assert fitness(es.mean_N[None]) > 0.7 * start
+    assert es.ask().shape == (12, N)
+
+
+CONTINUE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_cma_es import learn, strategy
+from rlzoo.io import checkpoint
+es = strategy({covariance!r}, {step_size!r}, seed=99)
+es.load(checkpoint.load(Path({path!r})))
+print(learn(es, {generations}))
+"""
+
+
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_saved_and_loaded_in_a_new_process_it_goes_on_bit_for_bit(covariance, step_size, tmp_path):
+    es = strategy(covariance, step_size)
+    learn(es, 41)  # also between two eigendecompositions of the covariance matrix
+    path = checkpoint.save(tmp_path, 41, es.state(), keep_last=1)
+    straight = learn(es, 40)
+    script = CONTINUE.format(
+        folder=str(Path(__file__).parent),
+        covariance=covariance,
+        step_size=step_size,
+        path=str(path),
+        generations=40,
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == straight, done.stderr
+
+
+@pytest.mark.parametrize("generations", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_any_generation_can_be_the_one_that_is_saved(covariance, step_size, generations):
+    es, used = strategy(covariance, step_size), strategy(covariance, step_size, seed=9)
+    learn(es, generations)
+    state = es.state()
+    straight = learn(es, 25)
+    learn(used, 7)  # what was there before a load leaves no trace
+    used.load(state)
+    assert learn(used, 25) == straight
+
+
+PARTS = {
+    ("full", "tpa"): FIELDS["strategy"] + FIELDS["tpa"] + FIELDS["full"],
+    ("full", "csa"): FIELDS["csa"],
+    ("diagonal", "csa"): FIELDS["diagonal"],
+}
+CASES = [(*kind, name) for kind, names in PARTS.items() for name in names]
+
+
+@pytest.mark.parametrize(("covariance", "step_size", "name"), CASES)
+def test_no_field_could_be_left_out(covariance, step_size, name):
+    """The control: without any one of them, the continuation differs (or is impossible)."""
+    es = strategy(covariance, step_size)
+    learn(es, 41)
+    state = es.state()
+    if (step_size, name) == ("tpa", "ps"):  # only its length matters, and only when it is large
+        state["step_size"]["ps"] *= 10
+    else:
+        for part in state.values():
+            part.pop(name, None)
+    straight = learn(es, 40)
+    fresh = strategy(covariance, step_size)
+    try:
+        fresh.load(state)
+        assert learn(fresh, 40) != straight
+    except (AttributeError, TypeError, ValueError):
+        pass
+
+
+def test_the_generator_counts_too():
+    es = strategy("full", "tpa")
+    learn(es, 3)
+    state = es.state()
+    straight = learn(es, 3)
+    state["rng"] = strategy("full", "tpa").state()["rng"]
+    es.load(state)
+    assert learn(es, 3) != straight
+
+
+def test_numpys_global_generator_decides_nothing():
+    one, two = strategy("full", "tpa"), strategy("full", "tpa")
+    np.random.seed(0)  # noqa: NPY002
+    first = learn(one, 20)
+    np.random.seed(1)  # noqa: NPY002
+    assert learn(two, 20) == first
+
+
+def test_a_nan_is_not_learnt_from():
+    es = strategy("full", "tpa")
+    learn(es, 5)
+    before = es.mean_N, es.sigma
+    params_PN = es.ask()
+    wrong_P = fitness(params_PN)
+    wrong_P[4] = np.nan
+    with pytest.raises(NonFiniteError, match="generation 5: the fitness of a member is nan"):
+        es.tell(params_PN, wrong_P)
+    assert np.array_equal(es.mean_N, before[0]) and es.sigma == before[1]
+    assert es.generation == 5
+
+
+def test_without_the_package_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cma", None)
+    with pytest.raises(cma_es.UsageError, match="needs another package, cma"):
+        strategy("full", "tpa")
