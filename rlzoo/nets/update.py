@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class GradientStep:
-    """Loss, gradients, clipping by the global norm, check for NaN, optimiser step.
+    """Loss, gradients, clipping (by the global norm, by element), check for NaN, optimiser step.
 
     `loss_function(*batch)` returns (scalar loss, *further tensors). With `compile`, everything up
     to the clipped gradients is one compiled graph (another one for each shape of batch); where
@@ -32,11 +32,13 @@ class GradientStep:
         loss_function: LossFunction,
         *,
         max_grad_norm: float | None,
+        max_grad_value: float | None = None,
         compile: bool,
     ) -> None:
         self._optimizer = optimizer
         self._loss_function = loss_function
         self._max_grad_norm = max_grad_norm
+        self._max_grad_value = max_grad_value
         self._gradients = _compiled(self._eager_gradients) if compile else self._eager_gradients
 
     def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
@@ -57,6 +59,8 @@ class GradientStep:
         norm = torch.linalg.vector_norm(gradient)
         if self._max_grad_norm is not None:
             gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self._max_grad_value is not None:
+            gradient = gradient.clamp(-self._max_grad_value, self._max_grad_value)
         loss = loss.detach()
         return [loss, norm, loss + norm, *(other.detach() for other in others)], gradient
 
