@@ -1,4 +1,4 @@
-"""200 env steps of each algorithm against a recorded trace: a change of results is never silent.
+"""200 steps of each algorithm against a recorded trace: a change of results is never silent.
 
 Recorded with `RLZOO_RECORD_TRACES=1 pytest tests/golden/test_traces.py`; whoever records them
 anew says so in the CHANGELOG. Discrete things are compared exactly; numbers out of matrix products
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experts import with_demonstrations
 
 from rlzoo import config as configuration
 from rlzoo import registry
@@ -21,6 +22,7 @@ from rlzoo.run import build
 
 RECORDED = Path(__file__).parent / "data" / "traces.json"
 EXTRA = {
+    "bc": ["algo.heldout_every_updates=40", "network.hidden=[16,16]"],
     "dqn": [
         "algo.learning_starts_env_steps=32",
         "algo.target_every_env_steps=40",
@@ -42,7 +44,8 @@ EXTRA = {
 
 def trace(algo: str) -> list[dict[str, Any]]:
     words = [f"algo={algo}", "env=cliffwalking", "experiment=none", "total_env_steps=200"]
-    algorithm = build(configuration.compose([*words, "env.num_envs=2", *EXTRA.get(algo, [])]))
+    config = configuration.compose([*words, "env.num_envs=2", *EXTRA.get(algo, [])])
+    algorithm = build(with_demonstrations(config))
     rows = []
     while not algorithm.done():
         metrics = algorithm.step()

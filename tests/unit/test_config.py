@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import yaml
+from experts import with_demonstrations
 
 from rlzoo import config as configuration
 from rlzoo import registry
@@ -45,7 +46,7 @@ def test_every_file_composes_and_makes_a_step(group, option):
         return
     config = compose([*words, *(["debug=tiny"] if group != "debug" else [])])
     assert from_mapping(yaml.safe_load(configuration.to_yaml(config))) == config
-    algorithm = build(config)
+    algorithm = build(with_demonstrations(config))
     algorithm.step()
     algorithm.env.close()
 

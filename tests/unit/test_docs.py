@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experts import with_demonstrations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_layers import FLOORS
 
@@ -27,6 +28,7 @@ DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 # Each in an env where it logs all that it can.
 ALGORITHMS = {
+    "bc": "lunarlander_continuous",
     "dqn": "cartpole",
     "ppo": "lunarlander_continuous",
     "q_learning": "frozenlake",
@@ -79,7 +81,7 @@ def documented(section: str, algorithm: str) -> set[str]:
 
 def run_of(algorithm: str, directory: Path) -> RunDir:
     words = [f"algo={algorithm}", f"env={ALGORITHMS[algorithm]}", "experiment=none", "debug=tiny"]
-    config = configuration.compose(words)
+    config = with_demonstrations(configuration.compose(words))
     claimed = RunDir.claim_at(directory)
     claimed.write_text("config.yaml", configuration.to_yaml(config))
     assert Run(config, claimed, lambda: False).train() == "finished"
