@@ -33,6 +33,10 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
   rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
+  rlzoo demos record RUN file=demos.npz [episodes=25] [seed=0] [explore=true] [format=baselines]
+  rlzoo demos record expert=HopperBulletEnv-v0 file=demos.npz    a policy of the pybullet package
+  rlzoo demos show FILE | check FILE env=hopper_bullet | play FILE env=... [episode=0] [file=x.gif]
+  rlzoo demos convert FILE file=OUT [format=imitation|flat|baselines|minari]
   tensorboard --logdir outputs                  read it
 
 options of training
@@ -222,8 +226,15 @@ def _take(words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict[s
     return rest, chosen
 
 
-def _arguments(verb: str, words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict]:
-    """The paths and the options of a command that looks at runs."""
+def _arguments(
+    verb: str,
+    words: list[str],
+    defaults: dict[str, str],
+    *,
+    numbers: Sequence[int] = (1,),
+    what: str = "a run directory (or latest)",
+) -> tuple[list[str], dict]:
+    """The paths, as many as one of `numbers`, and the options of a command."""
     paths, chosen = _take(words, defaults)
     for word in paths:
         name, equals, _ = word.partition("=")
@@ -232,8 +243,8 @@ def _arguments(verb: str, words: list[str], defaults: dict[str, str]) -> tuple[l
             raise UsageError(
                 f"{verb}: unknown option '{word}'.{nearest(name, defaults)} Known: {known}"
             )
-    if not paths or (len(paths) > 1 and verb != "compare"):
-        raise UsageError(f"{verb}: got {len(paths)} paths, expected a run directory (or latest)")
+    if len(paths) not in numbers:
+        raise UsageError(f"{verb}: got {len(paths)} paths, expected {what}")
     return paths, chosen
 
 
@@ -253,10 +264,46 @@ def _play(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    paths, options = _arguments("compare", words, {"file": ""})
+    paths, options = _arguments("compare", words, {"file": ""}, numbers=range(1, sys.maxsize))
     from rlzoo import show
 
     return show.compare_runs(paths, **options)
+
+
+_NEW_FILE = {"file": "", "format": "imitation", "force": "false"}
+DEMOS: dict[str, dict[str, str]] = {  # options of `rlzoo demos VERB`, with their defaults
+    "record": {
+        "expert": "",
+        "episodes": "25",
+        "seed": "0",
+        "explore": "false",
+        "checkpoint": "best",
+        **_NEW_FILE,
+    },
+    "show": {},
+    "check": {},
+    "play": {"episode": "0", "file": ""},
+    "convert": _NEW_FILE,
+}
+
+
+def _demos(words: list[str]) -> int:
+    verb, *words = words or [""]
+    if verb not in DEMOS:
+        known = ", ".join(DEMOS)
+        raise UsageError(f"demos: got '{verb}', expected one of {known}.{nearest(verb, DEMOS)}")
+    is_env = [verb != "show" and word.startswith(("env=", "env.")) for word in words]
+    env_words = [word for word, chosen in zip(words, is_env, strict=True) if chosen]
+    paths, options = _arguments(
+        f"demos {verb}",
+        [word for word, chosen in zip(words, is_env, strict=True) if not chosen],
+        DEMOS[verb],
+        numbers=(0, 1) if verb == "record" else (1,),
+        what="a file of demonstrations",
+    )
+    from rlzoo import demos
+
+    return demos.VERBS[verb](paths, env_words, options)
 
 
 VERBS = {
@@ -264,6 +311,7 @@ VERBS = {
     "evaluate": _evaluate,
     "play": _play,
     "compare": _compare,
+    "demos": _demos,
     "train": train,
 }
 

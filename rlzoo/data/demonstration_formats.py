@@ -9,7 +9,8 @@ baselines   (openai/baselines, `gail/dataset/mujoco_dset.py`) obs and acs [E, T,
             padded with zeros, ep_rets [E]. ep_lens and terminal [E] are ours; without them,
             steps at the end that are all zero are padding.
 
-Ours is also env_id, a text, which other readers ignore. N steps, E trajectories, T the longest.
+Ours, and ignored by other readers, are also env_id, a text, and seeds [E], with which the env was
+reset. N steps, E trajectories, T the longest of them.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from rlzoo.data.demonstrations import Demonstrations
 
 Format = Literal["imitation", "flat", "baselines"]
+_OURS = {"env_id", "seeds"}
 _KEYS = {  # required, optional
-    "imitation": ({"obs", "acts", "terminal", "indices", "rews"}, {"infos", "env_id"}),
-    "flat": ({"obs", "final_obs", "acts", "terminal", "indices", "rews"}, {"env_id"}),
-    "baselines": ({"obs", "acs", "rews", "ep_rets"}, {"ep_lens", "terminal", "env_id"}),
+    "imitation": ({"obs", "acts", "terminal", "indices", "rews"}, {"infos"} | _OURS),
+    "flat": ({"obs", "final_obs", "acts", "terminal", "indices", "rews"}, _OURS),
+    "baselines": ({"obs", "acs", "rews", "ep_rets"}, {"ep_lens", "terminal"} | _OURS),
 }
 _NUMBERS = {"b": "bool", "i": "integers", "u": "integers", "f": "float32 or float64", "U": "text"}
 _ENV_ID = re.compile(r"[\w:./-]{1,200}", re.ASCII)
@@ -62,7 +64,8 @@ def read(path: Path) -> dict[str, Any]:
         format = recognised(file.names, path)
         columns = _Columns(file)
         fields = _read_baselines(columns) if format == "baselines" else _read_flat(columns, format)
-        return {**fields, "env_id": columns.text("env_id")}
+        seed = columns.optional("seeds", "iu", len(fields["start"]) - 1)
+        return {**fields, "seed": seed, "env_id": columns.text("env_id")}
 
 
 class _Columns:
@@ -95,9 +98,15 @@ class _Columns:
     def array(self, name: str) -> np.ndarray:
         return self.file.array(name)
 
-    def actions(self, name: str) -> np.ndarray:
-        action = self.array(name)
-        return action.astype(np.int64, copy=False) if action.dtype.kind in "iu" else action
+    def integers(self, array: np.ndarray) -> np.ndarray:
+        return array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array
+
+    def optional(self, name: str, kinds: str, count: int) -> np.ndarray | None:
+        """A vector of so many numbers, or None where the file has none of that name."""
+        if name not in self:
+            return None
+        self.require(name, kinds, (count,))
+        return self.integers(self.array(name))
 
     def text(self, name: str) -> str | None:
         if name not in self:
@@ -109,7 +118,7 @@ class _Columns:
         return text
 
 
-_VECTORS = {"rews", "terminal", "indices", "ep_rets", "ep_lens", "env_id"}
+_VECTORS = {"rews", "terminal", "indices", "ep_rets", "ep_lens", "env_id", "seeds"}
 
 
 def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
@@ -138,7 +147,7 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
         obs, final_obs = obs[~is_final], obs[is_final]
     return {
         "obs": obs,
-        "action": columns.actions("acts"),
+        "action": columns.integers(columns.array("acts")),
         "reward": columns.array("rews").astype(np.float64, copy=False),
         "start": start,
         "terminated": columns.array("terminal"),
@@ -152,28 +161,25 @@ def _read_baselines(columns: _Columns) -> dict[str, Any]:
     columns.require("acs", "iuf", (trajectories, longest), " as obs")
     columns.require("rews", "iuf", (trajectories, longest), " as obs")
     columns.require("ep_rets", "iuf", (trajectories,), " as obs")
-    obs, action = columns.array("obs"), columns.actions("acs")
+    obs, action = columns.array("obs"), columns.integers(columns.array("acs"))
     reward = columns.array("rews").astype(np.float64, copy=False)
-    if "ep_lens" in columns:
-        columns.require("ep_lens", "iu", (trajectories,))
-        length = columns.array("ep_lens").astype(np.int64)
-        if ((length < 1) | (length > longest)).any():
-            raise columns.file.error("ep_lens", f"got {length}, expected 1 to {longest}")
-    else:
+    length = columns.optional("ep_lens", "iu", trajectories)
+    if length is None:
         length = _lengths(obs, action, reward)
-    columns_sum = reward.sum(1)
+    elif ((length < 1) | (length > longest)).any():
+        raise columns.file.error("ep_lens", f"got {length}, expected 1 to {longest}")
+    return_ = reward.sum(1)
     ep_rets = columns.array("ep_rets")
-    wrong = ~np.isclose(columns_sum, ep_rets, rtol=1e-3, atol=1e-3)
+    wrong = ~np.isclose(return_, ep_rets, rtol=1e-3, atol=1e-3)
     if wrong.any():
         e = int(wrong.argmax())
         raise columns.file.error(
             "ep_rets",
-            f"got {ep_rets[e]} for trajectory {e}, expected {columns_sum[e]}: its rewards",
+            f"got {ep_rets[e]} for trajectory {e}, expected {return_[e]}: its rewards",
         )
-    terminated = length < longest
-    if "terminal" in columns:
-        columns.require("terminal", "b", (trajectories,))
-        terminated = columns.array("terminal")
+    terminated = columns.optional("terminal", "b", trajectories)
+    if terminated is None:
+        terminated = length < longest
     is_step = np.arange(longest) < length[:, None]
     # Where nothing is padded this is a view, which leaves a mapped file mapped.
     flat = [
@@ -205,7 +211,9 @@ def _lengths(*columns_ET: np.ndarray) -> np.ndarray:
 def arrays(demonstrations: Demonstrations, format: str) -> dict[str, np.ndarray]:
     """What a file of that format holds, ready for `np.savez`. UsageError where it cannot."""
     d = demonstrations
-    env_id = {} if d.env_id is None else {"env_id": np.array(d.env_id)}
+    ours = {} if d.env_id is None else {"env_id": np.array(d.env_id)}
+    if d.seed is not None:
+        ours["seeds"] = d.seed
     if format == "baselines":
         longest = int(d.lengths.max())
         padded = {
@@ -213,7 +221,7 @@ def arrays(demonstrations: Demonstrations, format: str) -> dict[str, np.ndarray]
             for name, column in (("obs", d.obs), ("acs", d.action), ("rews", d.reward))
         }
         ends = {"ep_rets": d.returns, "ep_lens": d.lengths, "terminal": d.terminated}
-        return {**padded, **ends, **env_id}
+        return {**padded, **ends, **ours}
     if format not in ("imitation", "flat"):
         raise UsageError(f"format: got '{format}', expected imitation, flat or baselines")
     if d.final_obs is None:
@@ -226,7 +234,7 @@ def arrays(demonstrations: Demonstrations, format: str) -> dict[str, np.ndarray]
         "rews": d.reward,
         "terminal": d.terminated,
         "indices": d.start[1:-1],
-        **env_id,
+        **ours,
     }
     if format == "flat":
         return {"obs": d.obs, "final_obs": d.final_obs, **common}

@@ -6,6 +6,7 @@ N steps of E trajectories, flat over time.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +39,7 @@ class Demonstrations:
     final_obs: np.ndarray | None  # [E, ...] after the last step; None: the file has none
     source: str  # the file's path
     env_id: str | None
+    seed: np.ndarray | None = None  # [E] int64: the env was reset with it; None: not known
 
     def __post_init__(self) -> None:
         steps, trajectories = len(self.action), len(self.start) - 1
@@ -46,6 +48,8 @@ class Demonstrations:
         self._require("obs", steps)
         self._require("reward", steps)
         self._require("terminated", trajectories)
+        if self.seed is not None:
+            self._require("seed", trajectories)
         lengths = np.diff(self.start)
         if self.start[0] != 0 or self.start[-1] != steps or (lengths < 1).any():
             raise self._error(f"start: expected numbers that rise from 0 to {steps}")
@@ -57,7 +61,7 @@ class Demonstrations:
         for name in ("obs", "action", "reward", "final_obs"):
             if getattr(self, name) is not None:
                 self._require_finite(name)
-        for name in ("obs", "action", "reward", "start", "terminated", "final_obs"):
+        for name in ("obs", "action", "reward", "start", "terminated", "final_obs", "seed"):
             if (array := getattr(self, name)) is not None:
                 view = array.view()
                 view.setflags(write=False)
@@ -99,6 +103,7 @@ class Demonstrations:
             final_obs=None if self.final_obs is None else self.final_obs[ends],
             source=self.source,
             env_id=self.env_id,
+            seed=None if self.seed is None else self.seed[ends],
         )
 
     def kept_steps(self, every: int, rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +120,7 @@ class Demonstrations:
     def _require(self, name: str, count: int) -> None:
         if len(getattr(self, name)) != count:
             got = len(getattr(self, name))
-            unit = "trajectory" if name in ("terminated", "final_obs") else "action"
+            unit = "trajectory" if name in ("terminated", "final_obs", "seed") else "action"
             raise self._error(f"{name}: got {got} rows, expected {count}, one for each {unit}")
 
     def _require_finite(self, name: str) -> None:
@@ -144,10 +149,14 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def load(path: str | Path) -> Demonstrations:
     """Demonstrations from a file of any known format, recognised by its content.
 
-    .npz of imitation, openai/baselines and our own (`demonstration_formats`). DataError with one
-    line: file, key, got, expected.
+    .npz of imitation, openai/baselines and our own (`demonstration_formats`), or the folder of a
+    Minari dataset. DataError with one line: file, key, got, expected.
     """
     path = Path(path)
+    if path.is_dir():
+        from rlzoo.data import minari_format  # which needs this module
+
+        return minari_format.read(path)
     return Demonstrations(**demonstration_formats.read(path), source=str(path))
 
 
@@ -163,11 +172,16 @@ def check_fits(
     demonstrations: Demonstrations,
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
+    env_id: str | None = None,
 ) -> None:
     """DataError unless observations and actions belong to an env's spaces: key, got, expected.
 
     float32 and float64 stand for each other; an action may lie beyond a Box's limit by rounding.
+    With `env_id`, a file that names another env is refused too (versions may differ).
     """
+    source = demonstrations.source
+    if env_id and demonstrations.env_id and _name(env_id) != _name(demonstrations.env_id):
+        raise DataError(f"{source}: env_id: got {demonstrations.env_id}, expected {env_id}")
     for key, array, space in (
         ("obs", demonstrations.obs, observation_space),
         ("action", demonstrations.action, action_space),
@@ -175,19 +189,22 @@ def check_fits(
         is_action = key == "action"
         SpaceCheck(space, action=is_action)  # UsageError for a space that is not of arrays
         expected = describe_space(space, bounded=is_action)
-        got = f"{array.dtype} {array.shape[1:]}"
         kind = np.dtype(space.dtype).kind if space.dtype is not None else ""
         same_kind = array.dtype.kind == kind or {array.dtype.kind, kind} <= set("iu")
         if array.shape[1:] != (space.shape or ()) or not same_kind:
-            raise DataError(f"{demonstrations.source}: {key}: got {got}, expected {expected}")
+            got = f"{array.dtype} {array.shape[1:]}"
+            raise DataError(f"{source}: {key}: got {got}, expected {expected}")
         for first, block in _blocks(array):
             outside = _outside(block, space, bounded=is_action)
             if outside.any():
                 row = int(outside.reshape(len(block), -1).any(1).argmax())
-                raise DataError(
-                    f"{demonstrations.source}: {key}: got {block[row].tolist()} "
-                    f"at step {first + row}, expected {expected}"
-                )
+                got = f"{block[row].tolist()} at step {first + row}"
+                raise DataError(f"{source}: {key}: got {got}, expected {expected}")
+
+
+def _name(env_id: str) -> str:
+    """Hopper for gymnasium_robotics:Hopper-v5."""
+    return re.sub(r"^.*:|-v\d+$", "", env_id)
 
 
 def _outside(block: np.ndarray, space: spaces.Space[Any], *, bounded: bool) -> np.ndarray:

@@ -1,17 +1,29 @@
-"""Demonstrations from a policy: whole episodes, played one after the other."""
+"""Whole episodes of a policy as demonstrations, and recorded actions played again in an env."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 
 from rlzoo.data.demonstrations import Demonstrations
-from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
 from rlzoo.seeding import TRAIN, derive_seed
+
+
+class _Start(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An env whose every episode begins under one seed."""
+
+    def __init__(self, env: Env, seed: int) -> None:
+        super().__init__(env)
+        self.seed = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self.env.reset(seed=self.seed, options=options)
 
 
 class Act(Protocol):
@@ -44,7 +56,7 @@ def record(
         auto_reset=False,
     )
     steps: dict[str, list[Any]] = {"obs": [], "action": [], "reward": []}
-    start, terminated, final_obs = [0], [], []
+    start, terminated, final_obs, seeds = [0], [], [], []
     try:
         for episode in range(episodes):
             env.begin(episode)
@@ -59,6 +71,7 @@ def record(
             start.append(len(steps["reward"]))
             terminated.append(is_terminal)
             final_obs.append(np.array(env.obs))
+            seeds.append(env.seed)
             played(return_)
     finally:
         env.close()
@@ -71,4 +84,43 @@ def record(
         final_obs=np.stack(final_obs),
         source=source,
         env_id=env_config.id.rpartition(":")[2],
+        seed=np.array(seeds),
     )
+
+
+def replay(
+    demonstrations: Demonstrations,
+    trajectory: int,
+    make_env: Callable[[], Env],
+    *,
+    restore: RestoreClass = "settle",
+    seed: int = 0,
+) -> Iterator[tuple[EpisodeEnv, float]]:
+    """Take a trajectory's recorded actions in an env, from its recorded seed if there is one.
+
+    Otherwise from a start of the env's own. Yields the env and the reward so far, after the reset
+    and after each step, to the end of the actions or of the episode, whichever is first.
+    """
+    d = demonstrations
+
+    def make() -> Env:
+        return make_env() if d.seed is None else _Start(make_env(), int(d.seed[trajectory]))
+
+    env = EpisodeEnv(
+        make,
+        run_seed=derive_seed(seed, "replay"),
+        purpose=TRAIN,
+        env_index=trajectory,
+        restore=restore,
+        auto_reset=False,
+    )
+    try:
+        return_ = 0.0
+        yield env, return_
+        for action in d.action[d.start[trajectory] : d.start[trajectory + 1]]:
+            if env.over:
+                break
+            return_ += env.step(action)[1]
+            yield env, return_
+    finally:
+        env.close()

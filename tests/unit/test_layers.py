@@ -25,6 +25,7 @@ FLOORS = (
     {"config"},
     {"run", "compare"},
     {"sweep", "show"},
+    {"demos"},
     {"cli"},
     {"__main__"},
 )
