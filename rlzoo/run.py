@@ -65,6 +65,7 @@ def build(config: RunConfig) -> Algorithm:
         replay_class=_registered("replay", config.replay),
         device=config.device,
         compile=config.compile,
+        env_id=config.env.id,
     )
     algorithm: Algorithm = registry.get("algo", config.algo.name)[0](config.algo, setup)
     return algorithm

@@ -140,6 +140,7 @@ class Setup:
     replay_class: Any = None
     device: str = "cpu"
     compile: bool = False
+    env_id: str | None = None  # what demonstrations must be of, where they name their env
 
 
 @runtime_checkable

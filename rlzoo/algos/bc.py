@@ -154,7 +154,8 @@ class BC:
         """The demonstrations, read when they are first needed: a trained policy acts without."""
         config, seed = self.config, self.setup.seed
         demonstrations = chosen(config.demonstrations)
-        check_fits(demonstrations, self.env.observation_space, self.env.action_space)
+        env = self.env
+        check_fits(demonstrations, env.observation_space, env.action_space, self.setup.env_id)
         kept_rng = numpy_generator(seed, "kept steps")
         kept = demonstrations.kept_steps(config.demonstrations.keep_every, kept_rng)
         split_rng = numpy_generator(seed, "held-out trajectories")
