@@ -87,3 +87,10 @@ class VAE(nn.Module):
 def sample(mu_BZ: Tensor, logvar_BZ: Tensor, noise_BZ: Tensor) -> Tensor:
     """Latents [B, Z] of N(mu, exp(logvar)), made from noise of N(0, 1) (Kingma & Welling 2014)."""
     return mu_BZ + (0.5 * logvar_BZ).exp() * noise_BZ
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device computes with bfloat16 itself; elsewhere it would be slower than float32."""
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,312 @@
+"""M, the memory: an MDN-RNN learns what follows from what is seen and done (phase `memory`).
+
+Ha & Schmidhuber 2018, section 2.3 and appendix A.2. Shape suffixes: T steps of a sequence, B
+sequences of a minibatch, Z latent dimensions, A action dimensions, S all sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlzoo.algos.world_models.phases import Films, Images
+from rlzoo.algos.world_models.pictures import decoded, grid, spread
+from rlzoo.algos.world_models.vision import check_same_data
+from rlzoo.data.frame_store import FrameStore
+from rlzoo.losses.mixture import mixture_mean, mixture_nll, sample_mixture, split_mixture
+from rlzoo.nets.adam import Adam
+from rlzoo.nets.mdn_rnn import MDNRNN
+from rlzoo.nets.state import load_module, module_state
+from rlzoo.nets.update import GradientStep
+from rlzoo.nets.vae import VAE, sample
+from rlzoo.seeding import numpy_generator, torch_generator, torch_seed
+from rlzoo.settings import setting
+from rlzoo.types import DataError, Metrics, State
+
+SHOWN = 10  # predictions in a picture
+DREAM_STEPS = 200  # of the film
+FRAMES_PER_SECOND = 25.0
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Defaults as in the original's code (github.com/hardmaru/WorldModelsExperiments)."""
+
+    hidden_size: int = setting(256, "units of the LSTM (TakeCover: 512)", low=1, fixed=True)
+    num_components: int = setting(5, "of each dimension's mixture", low=1, fixed=True)
+    reward_head: bool = setting(False, "predict rewards, too", fixed=True)
+    done_head: bool = setting(False, "predict terminal states, too (TakeCover)", fixed=True)
+    epochs: int = setting(20, "times that each step is learnt from (the paper: 20)", low=1)
+    batch_size: int = setting(
+        16,
+        "sequences in a minibatch (the original: 100; a step costs the same on a processor, "
+        "and this makes six times as many updates of them)",
+        low=1,
+    )
+    sequence_steps: int = setting(
+        1000, "longer episodes are cut into sequences of at most so many (TakeCover: 500)", low=2
+    )
+    lr: float = setting(1e-3, "Adam's learning rate", above=0)
+    final_lr: float | None = setting(
+        None, "the rate falls linearly to this (TakeCover: 1e-5; null: stays)", low=0
+    )
+    max_grad_value: float = setting(1.0, "each element of the gradient is clipped to +-", above=0)
+    done_weight: float = setting(
+        10.0, "weight of terminal steps against others, in the loss of the done head", above=0
+    )
+    block_updates: int = setting(5, "minibatches between two safe points", low=1)
+
+
+class Sequences(NamedTuple):
+    """Where all sequences lie: parts of episodes, of nearly equal length within each."""
+
+    episode_S: np.ndarray
+    first_S: np.ndarray  # step of the episode
+    length_S: np.ndarray
+
+
+class Minibatch(NamedTuple):
+    """B sequences, padded at the end to the longest one."""
+
+    mu_TBZ: Tensor  # T + 1 steps: the next latents of the last step, too
+    logvar_TBZ: Tensor
+    noise_TBZ: Tensor
+    action_TBA: Tensor
+    reward_TB: Tensor
+    terminated_TB: Tensor  # 1 where the action led to a terminal state, 0 elsewhere
+    is_step_TB: Tensor  # 1 for steps, 0 for padding
+    has_next_TB: Tensor  # 1 where the next latents are known: not at an episode's end
+
+
+class MemoryPhase:
+    """Trains `rnn` on a store of latents. Pictures need V, and the frames if there are any."""
+
+    name, unit = "memory", "minibatches"
+    env_steps = 0
+
+    def __init__(
+        self,
+        config: MemoryConfig,
+        *,
+        seed: int,
+        latents: FrameStore,
+        vae: VAE | None = None,
+        frames: FrameStore | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.seed, self.latents, self.device = config, seed, latents, device
+        self.vae, self.frames = vae, frames
+        self.sequences = find_sequences(latents.length_E, config)
+        if not len(self.sequences.length_S):
+            raise DataError(f"{latents.directory}: no episode of two steps or more to learn from")
+        [latent_size], [action_size] = latents.columns["mu"].shape, latents.columns["action"].shape
+        self.rnn = make_rnn(config, latent_size, action_size, seed, device)
+        self.optimizer = Adam(self.rnn.parameters(), lr=config.lr)
+        self.update = GradientStep(
+            self.optimizer,
+            self.loss,
+            max_grad_norm=None,
+            max_grad_value=config.max_grad_value,
+            compile=False,  # each length of sequence would be a graph of its own
+        )
+        self.updates = 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.sequences.length_S) // self.config.batch_size)
+
+    def step(self) -> Metrics:
+        """A block of minibatches."""
+        outcomes = []
+        total = self.progress()[1]
+        for _ in range(min(self.config.block_updates, total - self.updates)):
+            self.optimizer.lr = self._lr(self.updates / total)
+            outcomes.append(self.update(*self._minibatch()))
+            self.updates += 1
+        means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
+        names = ["loss", "grad_norm", "nll", "reward_error", "done_loss"]
+        metrics = {f"train/rnn_{name}": mean for name, mean in zip(names, means, strict=True)}
+        if not self.config.reward_head:
+            del metrics["train/rnn_reward_error"]
+        if not self.config.done_head:
+            del metrics["train/rnn_done_loss"]
+        return metrics | {"train/rnn_lr": self.optimizer.lr}
+
+    def _lr(self, share_done: float) -> float:
+        lr, final_lr = self.config.lr, self.config.final_lr
+        return lr if final_lr is None else lr + (final_lr - lr) * share_done
+
+    # ---------------------------------------------------------------- data
+
+    def _minibatch(self) -> Minibatch:
+        epoch, position = divmod(self.updates, self.updates_per_epoch)
+        size = self.config.batch_size
+        order_S = numpy_generator(self.seed, "memory", "order", epoch).permutation(
+            len(self.sequences.length_S)
+        )
+        chosen_B = order_S[position * size : (position + 1) * size]
+        generator = torch_generator(self.seed, "memory", "noise", self.updates)
+        return self._padded(
+            Sequences(*(array_S[chosen_B] for array_S in self.sequences)), generator
+        )
+
+    def _padded(self, sequences: Sequences, generator: torch.Generator) -> Minibatch:
+        latents, most, size = self.latents, int(sequences.length_S.max()), len(sequences.length_S)
+        mu_TBZ = np.zeros((most + 1, size, self.rnn.latent_size), np.float32)
+        logvar_TBZ = np.zeros_like(mu_TBZ)
+        action_TBA = np.zeros((most, size, self.rnn.action_size), np.float32)
+        reward_TB, terminated_TB, is_step_TB, has_next_TB = np.zeros((4, most, size), np.float32)
+        for b, (episode, first, length) in enumerate(np.stack(sequences, axis=1).tolist()):
+            left = int(latents.length_E[episode]) - first
+            known = min(length + 1, left)
+            mu_TBZ[:known, b] = latents.span("mu", episode, first, known)
+            logvar_TBZ[:known, b] = latents.span("logvar", episode, first, known)
+            action_TBA[:length, b] = latents.span("action", episode, first, length)
+            reward_TB[:length, b] = latents.span("reward", episode, first, length)
+            is_step_TB[:length, b] = 1
+            has_next_TB[: known - 1, b] = 1
+            if length == left:
+                terminated_TB[length - 1, b] = latents.terminated_E[episode]
+        noise_TBZ = torch.randn(mu_TBZ.shape, generator=generator)
+        arrays = (action_TBA, reward_TB, terminated_TB, is_step_TB, has_next_TB)
+        tensors = (torch.from_numpy(mu_TBZ), torch.from_numpy(logvar_TBZ), noise_TBZ)
+        return Minibatch(*(t.to(self.device) for t in (*tensors, *map(torch.from_numpy, arrays))))
+
+    # ---------------------------------------------------------------- learning
+
+    def loss(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+        """The sum of three means over steps, and each: NLL, squared reward error, done loss.
+
+        The NLL is of the next latents, a mean over their dimensions; the latents are sampled anew
+        in each minibatch, so that M does not learn to trust V's means.
+        """
+        batch = Minibatch(*minibatch)
+        latent_TBZ = sample(batch.mu_TBZ, batch.logvar_TBZ, batch.noise_TBZ)
+        prediction = self.rnn(latent_TBZ[:-1], batch.action_TBA)
+        mixture = split_mixture(prediction.mixture, self.config.num_components)
+        nll_TB = mixture_nll(mixture, latent_TBZ[1:]).mean(dim=-1)
+        nll = weighted_mean(nll_TB, batch.has_next_TB)
+        reward_error = done_loss = nll.new_zeros(())
+        if prediction.reward is not None:
+            error_TB = (prediction.reward - batch.reward_TB).square()
+            reward_error = weighted_mean(error_TB, batch.is_step_TB)
+        if prediction.done_logit is not None:
+            done_loss_TB = functional.binary_cross_entropy_with_logits(
+                prediction.done_logit,
+                batch.terminated_TB,
+                pos_weight=nll.new_tensor(self.config.done_weight),
+                reduction="none",
+            )
+            done_loss = weighted_mean(done_loss_TB, batch.is_step_TB)
+        return nll + reward_error + done_loss, nll, reward_error, done_loss
+
+    # ---------------------------------------------------------------- for the loop
+
+    def done(self) -> bool:
+        done, total = self.progress()
+        return done >= total
+
+    def progress(self) -> tuple[int, int]:
+        return self.updates, self.config.epochs * self.updates_per_epoch
+
+    @torch.inference_mode()
+    def images(self) -> Images:
+        """Frames of the longest episode; below what V keeps of them, and what M expected."""
+        if self.vae is None:
+            return {}
+        episode = int(self.latents.length_E.argmax())
+        mu_T1Z, action_T1A = self._episode(episode)
+        prediction = self.rnn(mu_T1Z[:-1], action_T1A[:-1])
+        mixture = split_mixture(prediction.mixture, self.config.num_components)
+        shown = spread(SHOWN, len(mu_T1Z) - 1)
+        rows = [decoded(self.vae, mu_T1Z[shown + 1, 0])]
+        rows.append(decoded(self.vae, mixture_mean(mixture)[shown, 0]))
+        if self.frames is not None:
+            steps = self.frames.start_E[episode] + shown + 1
+            rows.insert(0, self.frames.rows("frame", steps))
+        return {"memory/predictions": grid(np.stack(rows))}
+
+    @torch.inference_mode()
+    def films(self) -> Films:
+        """An episode (V's view of it), and beside it what M dreams of the same actions."""
+        if self.vae is None:
+            return {}
+        mu_T1Z, action_T1A = self._episode(int(self.latents.length_E.argmax()))
+        mu_T1Z = mu_T1Z[:DREAM_STEPS]
+        generator = torch_generator(self.seed, "memory", "film", device=self.device)
+        memory, dreamt = self.rnn.initial(1), [mu_T1Z[0]]
+        for action_1A in action_T1A[: len(mu_T1Z) - 1]:
+            memory = self.rnn.remember(dreamt[-1], action_1A, memory)
+            output = self.rnn.predict(memory.h).mixture
+            mixture = split_mixture(output, self.config.num_components)
+            dreamt.append(sample_mixture(mixture, 1.0, generator))
+        sides = [
+            decoded(self.vae, latent_T1Z[:, 0]) for latent_T1Z in (mu_T1Z, torch.stack(dreamt))
+        ]
+        return {"memory/dream": (np.concatenate(sides, axis=2), FRAMES_PER_SECOND)}
+
+    def _episode(self, index: int) -> tuple[Tensor, Tensor]:
+        """mu [T, 1, Z] and actions [T, 1, A] of an episode."""
+        columns = self.latents.episode(index)
+        pair = (torch.from_numpy(columns[name].astype(np.float32)) for name in ("mu", "action"))
+        mu_TZ, action_TA = (array.to(self.device) for array in pair)
+        return mu_TZ.unsqueeze(1), action_TA.unsqueeze(1)
+
+    def state(self) -> State:
+        return {
+            "updates": self.updates,
+            "num_steps": self.latents.num_steps,
+            "rnn": module_state(self.rnn),
+            "optimizer": self.optimizer.state(),
+        }
+
+    def load(self, state: State) -> None:
+        """Go on where `state` was taken; DataError if the latents or the sizes are others."""
+        check_same_data(self.latents, state["num_steps"])
+        load_module(self.rnn, state["rnn"])
+        self.optimizer.load(state["optimizer"])
+        self.updates = state["updates"]
+
+
+def make_rnn(
+    config: MemoryConfig, latent_size: int, action_size: int, seed: int, device: str = "cpu"
+) -> MDNRNN:
+    """A new M, as the phase `memory` begins with."""
+    with torch_seed(seed, "memory", "network"):
+        rnn = MDNRNN(
+            latent_size,
+            action_size,
+            hidden_size=config.hidden_size,
+            num_components=config.num_components,
+            reward_head=config.reward_head,
+            done_head=config.done_head,
+        )
+    return rnn.to(device)
+
+
+def find_sequences(length_E: np.ndarray, config: MemoryConfig) -> Sequences:
+    """Cut episodes evenly into as few sequences as `sequence_steps` allows.
+
+    Nothing follows an episode's last step, so it is learnt from only where a head asks for it.
+    """
+    parts = []
+    for episode, length in enumerate(length_E.tolist()):
+        if length < 2:
+            continue
+        steps = length if config.reward_head or config.done_head else length - 1
+        count = -(-steps // config.sequence_steps)
+        cut = np.linspace(0, steps, count + 1).astype(np.int64)
+        parts.append((np.full(count, episode), cut[:-1], np.diff(cut)))
+    if not parts:
+        return Sequences(*np.empty((3, 0), np.int64))
+    return Sequences(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def weighted_mean(value_TB: Tensor, weight_TB: Tensor) -> Tensor:
+    assert value_TB.shape == weight_TB.shape, (value_TB.shape, weight_TB.shape)
+    return (value_TB * weight_TB).sum() / weight_TB.sum()
