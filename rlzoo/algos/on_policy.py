@@ -64,7 +64,7 @@ class OnPolicyConfig:
     )
 
 
-class Transitions(NamedTuple):
+class Samples(NamedTuple):
     """A rollout as columns, each of which a minibatch takes some rows of."""
 
     obs_B: torch.Tensor  # as the network gets them
@@ -205,16 +205,16 @@ class OnPolicy:
     def learn(self) -> Metrics:
         """Make the policy and the values better with what `collect` has put into `rollout`."""
         start = time.perf_counter()
-        transitions, explained_variance = self.prepared()
-        metrics = self.improve(transitions)
+        samples, explained_variance = self.prepared()
+        metrics = self.improve(samples)
         self.learn_seconds += time.perf_counter() - start
         return metrics | {"train/explained_variance": explained_variance}
 
-    def improve(self, transitions: Transitions) -> Metrics:
+    def improve(self, samples: Samples) -> Metrics:
         """The algorithm itself."""
         raise NotImplementedError
 
-    def prepared(self) -> tuple[Transitions, float]:
+    def prepared(self) -> tuple[Samples, float]:
         """The rollout as columns, and how much of the returns the values explained.
 
         Afterwards the normalisers have taken it in.
@@ -244,7 +244,7 @@ class OnPolicy:
             torch.from_numpy(array_TN.reshape(-1).astype(np.float32)).to(self.setup.device)
             for array_TN in (advantage_TN, return_TN, value_TN)
         )
-        return Transitions(obs_B, action_B, log_prob_B, *vectors), explained
+        return Samples(obs_B, action_B, log_prob_B, *vectors), explained
 
     @torch.no_grad()
     def _evaluated(

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Transitions
+from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples
 from rlzoo.losses.policy_gradient import (
     clip_fraction,
     clipped_surrogate_loss,
@@ -71,7 +71,7 @@ class PPO(OnPolicy):
             compile=setup.compile,
         )
 
-    def improve(self, transitions: Transitions) -> Metrics:
+    def improve(self, samples: Samples) -> Metrics:
         """Passes over the rollout in minibatches, until the policy has moved too far."""
         config = self.config
         # The schedules' clock is that of the rollout's first step.
@@ -81,7 +81,7 @@ class PPO(OnPolicy):
         clip = self._scheduled(config.clip, config.clip_schedule, share_left)
         clip_tensor = torch.tensor(clip, device=self.setup.device)
         outcomes: list[tuple[torch.Tensor, ...]] = []
-        for minibatch in self.minibatches(transitions, config.epochs):
+        for minibatch in self.minibatches(samples, config.epochs):
             outcomes.append(self.update(*minibatch, clip_tensor))
             if self._has_moved_too_far(outcomes[-1]):
                 break

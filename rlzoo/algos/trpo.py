@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Transitions
+from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples
 from rlzoo.losses.policy_gradient import normalized_advantages, value_loss
 from rlzoo.losses.trust_region import (
     Product,
@@ -54,7 +54,7 @@ class TRPOConfig(OnPolicyConfig):
     line_search_factor: float = setting(
         0.8, "a step that fails is tried again, shortened to this share", above=0, below=1
     )
-    line_search_trials: int = setting(10, "steps tried, before the policy stays as it is", low=1)
+    line_search_steps: int = setting(10, "steps tried, before the policy stays as it is", low=1)
     critic_lr: float = setting(1e-3, "learning rate of the values' Adam", above=0)
     critic_updates: int = setting(10, "passes over a rollout that fit the values", low=1)
 
@@ -76,26 +76,26 @@ class TRPO(OnPolicy):
             self.optimizer, self.values_loss, max_grad_norm=None, compile=setup.compile
         )
 
-    def improve(self, transitions: Transitions) -> Metrics:
+    def improve(self, samples: Samples) -> Metrics:
         """A step of the policy in its trust region, then passes that fit the values."""
-        return self._improve_policy(transitions) | self._fit_values(transitions)
+        return self._improve_policy(samples) | self._fit_values(samples)
 
     # ---------------------------------------------------------------- the policy
 
-    def _improve_policy(self, transitions: Transitions) -> Metrics:
+    def _improve_policy(self, samples: Samples) -> Metrics:
         config = self.config
-        advantage_B = normalized_advantages(transitions.advantage_B)
-        transitions = transitions._replace(advantage_B=advantage_B)
-        objective, entropy, policy = self.objective(transitions)
+        advantage_B = normalized_advantages(samples.advantage_B)
+        samples = samples._replace(advantage_B=advantage_B)
+        objective, entropy, policy = self.objective(samples)
         gradient_P = flat_gradient(objective, self.policy_parameters)
         norm = torch.linalg.vector_norm(gradient_P)
         objective, old = objective.detach(), tuple(part.detach() for part in policy)
         check_finite(objective + norm, objective, norm)
 
-        step_P, residual = self.natural_step(gradient_P, transitions.obs_B)
+        step_P, residual = self.natural_step(gradient_P, samples.obs_B)
 
         def evaluate() -> tuple[torch.Tensor, torch.Tensor]:
-            new_objective, _, new = self.objective(transitions)
+            new_objective, _, new = self.objective(samples)
             return new_objective - objective, self.distribution.kl(old, new).mean()
 
         searched = line_search(
@@ -104,7 +104,7 @@ class TRPO(OnPolicy):
             evaluate,
             max_kl=config.target_kl,
             factor=config.line_search_factor,
-            trials=config.line_search_trials,
+            trials=config.line_search_steps,
         )
         self.counters.updates += 1
         return {
@@ -118,17 +118,15 @@ class TRPO(OnPolicy):
         }
 
     def objective(
-        self, transitions: Transitions
+        self, samples: Samples
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """What the policy is to maximise, its entropy, and its distributions (for the KL).
 
         The surrogate of Schulman et al. 2015, equation 14, and the bonus for entropy.
         """
-        output_BA = self._outputs(transitions.obs_B)
-        log_prob_B, entropy = self.distribution.log_prob_and_entropy(
-            output_BA, transitions.action_B
-        )
-        gain = surrogate(log_prob_B - transitions.log_prob_B, transitions.advantage_B)
+        output_BA = self._outputs(samples.obs_B)
+        log_prob_B, entropy = self.distribution.log_prob_and_entropy(output_BA, samples.action_B)
+        gain = surrogate(log_prob_B - samples.log_prob_B, samples.advantage_B)
         policy = self.distribution.as_tensors(output_BA)
         return gain + self.config.entropy_coef * entropy, entropy, policy
 
@@ -166,11 +164,11 @@ class TRPO(OnPolicy):
 
     # ---------------------------------------------------------------- the values
 
-    def _fit_values(self, transitions: Transitions) -> Metrics:
+    def _fit_values(self, samples: Samples) -> Metrics:
         encoder = self.network.encoder
         with torch.no_grad():
-            features_BF = torch.cat([encoder(o) for o in transitions.obs_B.split(VALUED_AT_ONCE)])
-        columns = (features_BF, transitions.return_B)
+            features_BF = torch.cat([encoder(o) for o in samples.obs_B.split(VALUED_AT_ONCE)])
+        columns = (features_BF, samples.return_B)
         minibatches = self.minibatches(columns, self.config.critic_updates)
         losses = [self.update_values(*minibatch)[0] for minibatch in minibatches]
         self.counters.updates += len(losses)

@@ -32,6 +32,8 @@ VARIANTS = [
     ("ppo", ("algo.normalize_obs=true", "algo.normalize_reward=true", "env.num_envs=2")),
     ("ppo", ("env=lunarlander_continuous", "algo.normalize_obs=true", "algo.lr_schedule=linear")),
     ("ppo", ("env=lunarlander_continuous", "algo.gsde=true")),
+    ("trpo", ("algo.normalize_obs=true", "algo.fisher_fraction=0.5", "env.num_envs=2")),
+    ("trpo", ("env=lunarlander_continuous", "algo.normalize_reward=true", "algo.gsde=true")),
     ("bc", ("env=lunarlander_continuous", "algo.patience=3", "algo.demonstrations.keep_every=2")),
     ("bc", ("env=lunarlander_continuous", "algo.loss=mse", "algo.weight_decay=1e-3")),
 ]

@@ -39,6 +39,14 @@ EXTRA = {
         "algo.normalize_reward=true",
         "network.hidden=[16,16]",
     ],
+    "trpo": [
+        "algo.rollout_env_steps=40",
+        "algo.batch_size=16",
+        "algo.critic_updates=2",
+        "algo.critic_lr=5e-3",
+        "algo.normalize_reward=true",
+        "network.hidden=[16,16]",
+    ],
 }
 
 
