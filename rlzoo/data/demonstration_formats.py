@@ -124,6 +124,8 @@ _VECTORS = {"rews", "terminal", "indices", "ep_rets", "ep_lens", "env_id", "seed
 def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
     columns.require("acts", "iuf", (None,))
     num_steps = columns.shape("acts")[0]
+    if num_steps == 0:
+        raise columns.file.error("acts", "empty: got 0 steps, expected at least one")
     columns.require("indices", "iu", (None,))
     num_trajectories = columns.shape("indices")[0] + 1
     many = f"; {num_steps} actions in {num_trajectories} trajectories"
@@ -158,6 +160,8 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
 def _read_baselines(columns: _Columns) -> dict[str, Any]:
     columns.require("obs", "biuf", (None, None))
     trajectories, longest = columns.shape("obs")[:2]
+    if trajectories * longest == 0:
+        raise columns.file.error("obs", "empty: got 0 steps, expected at least one")
     columns.require("acs", "iuf", (trajectories, longest), " as obs")
     columns.require("rews", "iuf", (trajectories, longest), " as obs")
     columns.require("ep_rets", "iuf", (trajectories,), " as obs")

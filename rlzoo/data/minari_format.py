@@ -22,7 +22,7 @@ from rlzoo.data.npz import MAX_EXPANDED_BYTES, MAX_EXPANSION
 from rlzoo.envs.make import EnvConfig, find_spec, make_env
 from rlzoo.types import DataError, StorageError, UsageError
 
-EXTRA = "needs the package minari (pip install 'minari[hdf5]')"
+EXTRA = "needs the package minari (tools/setup.sh minari installs it)"
 _KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 _MAX_METADATA_BYTES = 1 << 20
 _ENV_ID = re.compile(r"[\w./-]{1,200}", re.ASCII)

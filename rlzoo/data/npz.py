@@ -255,7 +255,11 @@ class Npz:
             raise self.error(name, "a malformed .npy header")
         descr, shape = fields["descr"], fields["shape"]
         if isinstance(descr, str) and "O" in descr:
-            raise self.error(name, "an object array (pickled), expected an array of numbers")
+            raise self.error(
+                name,
+                "an object array (a pickle, which is never loaded), expected numbers. Trajectories "
+                "of several lengths are saved one after the other, or padded with zeros",
+            )
         if not isinstance(descr, str) or not _DTYPE.fullmatch(descr):
             raise self.error(name, f"got the dtype {descr!r:.60}, expected a plain number type")
         counts = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
