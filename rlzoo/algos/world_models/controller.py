@@ -1,0 +1,195 @@
+"""The last phase: CMA-ES searches the parameters of C (Ha & Schmidhuber 2018, section 2.4).
+
+One unit of work is a generation: all members play the same episodes, and CMA-ES learns from their
+mean returns. Shape suffixes: P members, E episodes, N parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlzoo.algos.world_models.cma_es import CMAES, CMAESConfig
+from rlzoo.algos.world_models.population import Inputs, Outcome, Share
+from rlzoo.executor import Executor, Kind
+from rlzoo.seeding import SELECT, TRAIN, episode_seed
+from rlzoo.settings import setting
+from rlzoo.types import Metrics, State
+
+POPULATION = -1  # in the place of an env's index, for the seeds of a generation's episodes
+
+
+@dataclass(frozen=True)
+class ControllerConfig(CMAESConfig):
+    """The defaults make the paper's CarRacing controller of 867 parameters."""
+
+    inputs: Inputs = setting(
+        "zh", "what C sees: latents z, M's output h, M's cell c (TakeCover: zhc)", fixed=True
+    )
+    latent: Literal["sample", "mean"] = setting(
+        "sample", "z is drawn from V's distribution (the paper), or is its mean"
+    )
+    hidden: int = setting(
+        0, "tanh units between; 0: C is linear (the paper with V alone: 40)", low=0, fixed=True
+    )
+    bias: bool = setting(True, "layers have a bias (TakeCover: none)", fixed=True)
+    clipped_actions: tuple[int, ...] = setting(
+        (),
+        "action dimensions where tanh is clipped to the range instead of scaled to it, so that 0 "
+        "stays 0 (CarRacing's brake: [2])",
+        low=0,
+    )
+    train_in: Literal["env", "dream"] = setting("env", "where members play")
+    temperature: float = setting(
+        1.15, "of the dream: higher is less certain (the paper: 1.15)", above=0
+    )
+    max_dream_steps: int = setting(2100, "a dream ends after so many (TakeCover: 2100)", low=1)
+    generations: int | None = setting(
+        None, "the phase ends after so many (null: when the run is over)", low=1
+    )
+    episodes: int = setting(
+        1, "that each member plays in a generation, the same for all (the paper: 16)", low=1
+    )
+    patience_env_steps: int | None = setting(
+        None,
+        "in training, an episode without a reward above 0 for so long is ended (null: never)",
+        low=1,
+    )
+    evaluate_every_generations: int = setting(
+        25, "the mean of the search is played on other seeds this often (the original: 25)", low=1
+    )
+    evaluate_episodes: int = setting(16, "that it then plays (the original: 1024)", low=1)
+    play: Literal["mean", "best"] = setting(
+        "mean",
+        "who acts for the run: the mean of the search, or the mean that did best when played",
+    )
+    num_envs: int = setting(64, "episodes that a worker plays side by side", low=1)
+    workers: int = setting(0, "processes that share a generation; 0: this one alone", low=0)
+    executor: Kind = setting("process", "what workers are: processes here, or actors of Ray")
+    timeout_seconds: float = setting(
+        1800.0, "a worker that takes longer than this for its share is replaced", above=0
+    )
+
+
+class ControllerPhase:
+    """Searches `num_params` parameters with CMA-ES; `executor` has `population.Player`s.
+
+    A generation that is interrupted is played again: until it ends, `state` is the one that it
+    began with. So is the evaluation of the mean.
+    """
+
+    name, unit = "controller", "generations"
+
+    def __init__(
+        self, config: ControllerConfig, *, seed: int, num_params: int, executor: Executor
+    ) -> None:
+        self.config, self.seed, self.executor = config, seed, executor
+        self.es = CMAES(num_params, config, seed=seed)
+        self.mean_N = self.best_N = self.es.mean_N
+        self.best_return: float | None = None  # of the best mean, when it was played
+        self.env_steps = self.episodes = 0
+        self._evaluation_is_due = False
+        self._under_way: State | None = None  # the state before the work in progress
+
+    @property
+    def params_N(self) -> np.ndarray:
+        """The parameters of the policy."""
+        return self.best_N if self.config.play == "best" else self.mean_N
+
+    def step(self) -> Metrics:
+        """Go on with a generation, or an evaluation, for a moment; metrics where it ends."""
+        if self._under_way is None:
+            self._under_way = self._state()
+            self._begin()
+        outcomes = self.executor.poll()
+        if outcomes is None:
+            return {}
+        self._under_way = None
+        parts = (np.concatenate(arrays) for arrays in zip(*outcomes, strict=True))
+        outcome = Outcome(*parts)
+        return self._evaluated(outcome) if self._evaluation_is_due else self._learn(outcome)
+
+    def _begin(self) -> None:
+        config = self.config
+        if self._evaluation_is_due:
+            seeds = [episode_seed(self.seed, SELECT, 0, k) for k in range(config.evaluate_episodes)]
+            self.executor.start([Share(self.mean_N[None], tuple(seeds), None)])
+            return
+        first = self.es.generation * config.episodes
+        seeds = [
+            episode_seed(self.seed, TRAIN, POPULATION, first + k) for k in range(config.episodes)
+        ]
+        self._params_PN = self.es.ask()
+        count = min(max(config.workers, 1), config.population)
+        self.executor.start(
+            [
+                Share(params_PN, tuple(seeds), config.patience_env_steps)
+                for params_PN in np.array_split(self._params_PN, count)
+            ]
+        )
+
+    def _learn(self, outcome: Outcome) -> Metrics:
+        fitness_P = outcome.return_PE.mean(axis=1)
+        self.es.tell(self._params_PN, fitness_P)
+        self.mean_N = self.es.mean_N
+        self.env_steps += int(outcome.length_PE.sum())
+        self.episodes += outcome.return_PE.size
+        self._evaluation_is_due = self.es.generation % self.config.evaluate_every_generations == 0
+        return {
+            "controller/return_mean": float(fitness_P.mean()),
+            "controller/return_max": float(fitness_P.max()),
+            "controller/return_std": float(fitness_P.std()),
+            "controller/length_mean_env_steps": float(outcome.length_PE.mean()),
+        }
+
+    def _evaluated(self, outcome: Outcome) -> Metrics:
+        self._evaluation_is_due = False
+        return_mean = float(outcome.return_PE.mean())
+        if self.best_return is None or return_mean > self.best_return:
+            self.best_N, self.best_return = self.mean_N, return_mean
+        return {
+            "controller/mean_return_mean": return_mean,
+            "controller/mean_return_std": float(outcome.return_PE.std()),
+        }
+
+    def gauges(self) -> dict[str, float]:
+        return {
+            "controller/generations": float(self.es.generation),
+            "controller/sigma": self.es.sigma,
+        }
+
+    def done(self) -> bool:
+        generations = self.config.generations
+        is_last = generations is not None and self.es.generation >= generations
+        return is_last and not self._evaluation_is_due
+
+    def progress(self) -> tuple[int, int]:
+        """Generations; of those in all 0 where only the run's end ends the phase."""
+        return self.es.generation, self.config.generations or 0
+
+    def state(self) -> State:
+        return self._under_way or self._state()
+
+    def _state(self) -> State:
+        return {
+            "es": self.es.state(),
+            "mean": self.mean_N,
+            "best": self.best_N,
+            "best_return": self.best_return,
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "evaluation_is_due": self._evaluation_is_due,
+        }
+
+    def load(self, state: State) -> None:
+        self.load_policy(state)
+        self.es.load(state["es"])
+        self.best_return = state["best_return"]
+        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+        self._evaluation_is_due, self._under_way = state["evaluation_is_due"], None
+
+    def load_policy(self, state: State) -> None:
+        """Only the parameters of the policy."""
+        self.mean_N, self.best_N = np.array(state["mean"]), np.array(state["best"])

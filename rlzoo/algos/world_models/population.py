@@ -1,0 +1,180 @@
+"""A population plays: many controllers at once, on the same episodes, in a real env or in a dream.
+
+Shape suffixes: P members, E episodes of each, B = P * E (or fewer, side by side), R those of them
+that go on, Z latents, H units of M, F features [z | h | c], A actions, N parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlzoo.data.noise import EpisodeNoise, normal
+from rlzoo.nets.controller import Controller
+from rlzoo.nets.mdn_rnn import MDNRNN, Memory
+from rlzoo.nets.vae import VAE, sample
+
+SLICE_STEPS = 20  # of all episodes, between two points where work may be interrupted
+
+Inputs = Literal["zh", "z", "h", "zhc"]
+
+
+class EpisodeBatch(Protocol):
+    """B episodes side by side. A row that is over stays so until `reset`, and costs nothing.
+
+    Whoever wants to end an episode clears its flag in `playing_B`. With fewer seeds than rows the
+    last rows are over from the start.
+    """
+
+    num_envs: int
+
+    @property
+    def playing_B(self) -> np.ndarray: ...
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray: ...
+    def step(
+        self, action_BA: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+    def close(self) -> None: ...
+
+
+class Senses:
+    """V and M as they stand between frames and C. Without `rnn` there is V alone, and H is 0."""
+
+    def __init__(self, vae: VAE, rnn: MDNRNN | None, *, latent: Literal["sample", "mean"]) -> None:
+        self._vae, self._rnn, self._samples = vae, rnn, latent == "sample"
+        self.latent_size = vae.latent_size
+        self.hidden_size = rnn.hidden_size if rnn else 0
+        self.num_features = self.latent_size + 2 * self.hidden_size
+
+    def look(self, frame_RHWC: np.ndarray, noise_RZ: np.ndarray) -> Tensor:
+        """Latents [R, Z]."""
+        mu_RZ, logvar_RZ = self._vae.encode(torch.from_numpy(frame_RHWC))
+        return sample(mu_RZ, logvar_RZ, torch.from_numpy(noise_RZ)) if self._samples else mu_RZ
+
+    def remember(self, feature_RF: Tensor, action_RA: Tensor) -> Tensor:
+        """M's [h | c] after an action."""
+        sizes = [self.latent_size, self.hidden_size, self.hidden_size]
+        z_RZ, h_RH, c_RH = feature_RF.split(sizes, dim=1)
+        if self._rnn is None:
+            return h_RH.new_zeros(len(h_RH), 0)
+        return torch.cat(self._rnn.remember(z_RZ, action_RA, Memory(h_RH, c_RH)), dim=1)
+
+
+def columns(inputs: Inputs, latent_size: int, hidden_size: int) -> slice:
+    """Where the inputs of C stand among the features [z | h | c]."""
+    begin = 0 if "z" in inputs else latent_size
+    return slice(begin, latent_size + hidden_size * sum(part in inputs for part in "hc"))
+
+
+class SeenEpisodes:
+    """An EpisodeBatch of frames as one of features."""
+
+    def __init__(
+        self,
+        envs: EpisodeBatch,
+        senses: Senses,
+        *,
+        preprocess: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        self._envs, self._senses, self._preprocess = envs, senses, preprocess
+        self.num_envs = envs.num_envs
+        self._noise = EpisodeNoise(envs.num_envs, senses.latent_size, "latents", normal)
+
+    @property
+    def playing_B(self) -> np.ndarray:
+        return self._envs.playing_B
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        self._noise.reset(range(len(seeds)), seeds)
+        self._t = 0
+        obs_B = self._envs.reset(seeds)
+        self._feature_BF = torch.zeros(self.num_envs, self._senses.num_features)
+        self._look(obs_B)
+        return self._feature_BF.numpy()
+
+    def step(self, action_BA: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        rows = np.flatnonzero(self.playing_B)
+        carry_RM = self._senses.remember(self._feature_BF[rows], torch.from_numpy(action_BA[rows]))
+        self._feature_BF[rows, self._senses.latent_size :] = carry_RM
+        obs_B, reward_B, terminated_B, truncated_B = self._envs.step(action_BA)
+        self._t += 1
+        self._look(obs_B)
+        return self._feature_BF.numpy(), reward_B, terminated_B, truncated_B
+
+    def _look(self, obs_B: np.ndarray) -> None:
+        rows = np.flatnonzero(self.playing_B)
+        if len(rows):
+            noise_RZ = self._noise.at(rows, np.full(len(rows), self._t))
+            latent_RZ = self._senses.look(self._preprocess(obs_B[rows]), noise_RZ)
+            self._feature_BF[rows, : self._senses.latent_size] = latent_RZ
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some members of a population, to be played on the same episodes."""
+
+    params_PN: np.ndarray
+    seeds: tuple[int, ...]
+    patience_env_steps: int | None  # an episode without a reward above 0 for so long is ended
+
+
+class Outcome(NamedTuple):
+    return_PE: np.ndarray
+    length_PE: np.ndarray  # env steps
+
+
+class Player:
+    """Plays shares (an `executor` worker)."""
+
+    def __init__(self, envs: EpisodeBatch, controller: Controller, columns: slice) -> None:
+        self._envs, self._controller, self._columns = envs, controller, columns
+
+    def __call__(self, share: Share) -> Generator[None, None, Outcome]:
+        members, episodes = len(share.params_PN), len(share.seeds)
+        params_PN = torch.from_numpy(share.params_PN.astype(np.float32))
+        member_B = np.repeat(np.arange(members), episodes)
+        seed_B = np.tile(share.seeds, members)
+        played = []
+        for first in range(0, len(seed_B), self._envs.num_envs):
+            batch = slice(first, first + self._envs.num_envs)
+            params_BN = params_PN[member_B[batch]]
+            played.append((yield from self._play(params_BN, seed_B[batch].tolist(), share)))
+        return_B, length_B = (np.concatenate(parts) for parts in zip(*played, strict=True))
+        return Outcome(return_B.reshape(members, episodes), length_B.reshape(members, episodes))
+
+    def _play(
+        self, params_BN: Tensor, seeds: list[int], share: Share
+    ) -> Generator[None, None, tuple[np.ndarray, np.ndarray]]:
+        """Returns and lengths of episodes, each under the parameters beside it."""
+        envs, patience = self._envs, share.patience_env_steps
+        return_B, length_B, gained_B = np.zeros((3, envs.num_envs))
+        action_BA = np.zeros((envs.num_envs, self._controller.action_size), np.float32)
+        feature_BF = envs.reset(seeds)
+        rows = np.empty(0, np.int64)
+        t = 0
+        while envs.playing_B.any():
+            if len(rows) != envs.playing_B.sum():
+                rows = np.flatnonzero(envs.playing_B)
+                layers = self._controller.layers(params_BN[rows])
+            with torch.inference_mode():
+                feature_RF = torch.from_numpy(feature_BF[rows, self._columns])
+                action_BA[rows] = self._controller(layers, feature_RF).numpy()
+                feature_BF, reward_B, _, _ = envs.step(action_BA)
+            t += 1
+            return_B[rows] += reward_B[rows]
+            length_B[rows] = t
+            gained_B[rows[reward_B[rows] > 0]] = t
+            if patience is not None:
+                envs.playing_B[t - gained_B >= patience] = False
+            if t % SLICE_STEPS == 0:
+                yield
+        return return_B[: len(seeds)], length_B[: len(seeds)]
