@@ -131,12 +131,15 @@ class FrameStore:
         directory: str | Path,
         *,
         about: Mapping[str, Any] | None = None,
+        num_episodes: int | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> FrameStore:
         """The store in a directory.
 
-        DataError, one line: there is none, a shard is missing or too short, or it was made of
-        something else than `about`, of which each key must agree.
+        With `num_episodes`, how many a checkpoint knows of, all later ones are forgotten: the
+        resumed run makes them again. DataError, one line: there is no store, or not so many
+        episodes, a shard is missing or too short, or it was made of something else than `about`,
+        of which each key must agree.
         """
         directory = Path(directory)
         columns, found = _read_header(directory / HEADER)
@@ -148,7 +151,11 @@ class FrameStore:
         record_E = np.frombuffer(data, RECORD, len(data) // RECORD.itemsize)
         if (np.diff(record_E["shard"].astype(np.int64), prepend=0) < 0).any():
             raise DataError(f"{directory / EPISODES}: corrupt: shards are out of order")
-        store = cls(directory, columns, found, record_E, shard_bytes)
+        if num_episodes is not None and num_episodes > len(record_E):
+            raise DataError(f"{directory}: has {len(record_E)} episodes, expected {num_episodes}")
+        store = cls(directory, columns, found, record_E[:num_episodes], shard_bytes)
+        if num_episodes is not None:
+            store._write(directory / EPISODES, num_episodes * RECORD.itemsize, [])
         for shard in store._shard_size:
             with store._mapped(shard):
                 pass
@@ -189,18 +196,6 @@ class FrameStore:
                 raise NonFiniteError(f"{self.directory}: {name} of an episode is not finite")
             pieces.append(np.ascontiguousarray(array_T).data.cast("B"))
         return pieces, length
-
-    def truncate(self, num_episodes: int) -> None:
-        """Forget all but the first so many episodes: what a resumed run will make again.
-
-        DataError if there are fewer.
-        """
-        if num_episodes > self.num_episodes:
-            raise DataError(
-                f"{self.directory}: has {self.num_episodes} episodes, expected {num_episodes}"
-            )
-        self._write(self.directory / EPISODES, num_episodes * RECORD.itemsize, [])
-        self._set_records(self._record_E[:num_episodes])
 
     def sync(self) -> None:
         """Wait until everything appended is on the disk; StorageError if it does not get there."""
@@ -320,8 +315,9 @@ def _read(path: Path) -> bytes:
 
 def _read_header(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
     """The columns of a store, and what it was made of; DataError for anything unexpected."""
+    data = _read(path)[:MAX_HEADER_BYTES]
     try:
-        header = json.loads(_read(path)[:MAX_HEADER_BYTES])
+        header = json.loads(data)
         known = header["format"] == FORMAT
         columns = {
             n: Column(d, tuple(map(int, shape))) for n, (d, shape) in header["columns"].items()

@@ -202,5 +202,6 @@ class CollectPhase:
         self.policy.load(state["policy"])
         self.frames = None
         if state["episodes"]:
-            self.frames = FrameStore.open(self.directory, about=self.about)
-            self.frames.truncate(state["episodes"])
+            self.frames = FrameStore.open(
+                self.directory, about=self.about, num_episodes=state["episodes"]
+            )

@@ -225,8 +225,9 @@ class EncodePhase:
         """Go on where `state` was taken; DataError if the latents are damaged or another VAE's."""
         self.latents = None
         if state["episodes"]:
-            self.latents = FrameStore.open(self.directory, about=self.about)
-            self.latents.truncate(state["episodes"])
+            self.latents = FrameStore.open(
+                self.directory, about=self.about, num_episodes=state["episodes"]
+            )
 
 
 def make_vae(config: VisionConfig, seed: int, device: str = "cpu") -> VAE:
