@@ -33,7 +33,7 @@ class Client(BulletClient):
     """A connection to a simulation of its own; pybullet's functions are its methods."""
 
     def __init__(self, *, in_window: bool = False) -> None:
-        """Raises RuntimeError where there is no display, or no room for another simulation.
+        """Raises RuntimeError where there is no display.
 
         The base class would first look for a simulation of somebody else's (in shared memory), and
         pass options, of which pybullet prints 'argv[0]=' on standard output.
@@ -43,8 +43,6 @@ class Client(BulletClient):
             # pybullet would end the process.
             raise RuntimeError("a window of PyBullet's needs an X display, and DISPLAY is not set")
         self._client = pybullet.connect(pybullet.GUI if in_window else pybullet.DIRECT)
-        if self._client < 0:
-            raise RuntimeError("PyBullet can open no more: one window, 1,024 simulations a process")
 
     def __getattr__(self, name: str) -> Any:
         attribute = super().__getattr__(name)
