@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ MAX_DIRECTORY_BYTES = 64 << 10
 MAX_HEADER_BYTES = 4096
 MAX_DIMENSIONS = 32
 # Compressed members may grow to so many bytes, or to so many times the size of the file. Deflate
-# can do 1030 to 1, which no recording does; ten frames that are alike do.
+# can do 1030 to 1; a recording comes near that only where it is small or holds nothing.
 MAX_EXPANDED_BYTES = 32 << 20
 MAX_EXPANSION = 100
 MAP_FROM_BYTES = 16 << 20
@@ -57,7 +57,7 @@ class Header:
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    order: str  # C or F
+    order: Literal["C", "F"]
     size: int  # of the header itself, bytes
 
     @property
@@ -107,31 +107,22 @@ class Npz:
         while the array is in use.
         """
         entry, header = self._entries[name], self.headers[name]
-        native = header.dtype.isnative and header.array_bytes >= MAP_FROM_BYTES
-        if native and entry.method == _STORED:
-            for _ in self._chunks(entry):
-                pass
-            array: np.ndarray = np.memmap(
-                self._file,
-                header.dtype,
-                mode="r",
-                offset=entry.begin + header.size,
-                shape=header.shape,
-                order="F" if header.order == "F" else "C",
-            )
-            return array
-        flat = np.empty(math.prod(header.shape), header.dtype)
-        content = flat.view(np.uint8) if flat.size else np.empty(0, np.uint8)
-        position = -header.size
-        for chunk in self._chunks(entry):
-            part = chunk[max(-position, 0) :]
-            begin = max(position, 0)
-            content[begin : begin + len(part)] = np.frombuffer(part, np.uint8)
-            position += len(chunk)
-        array = flat.reshape(header.shape, order="F" if header.order == "F" else "C")
+        data = self._content(entry)
+        array = np.ndarray(header.shape, header.dtype, data, header.size, order=header.order)
         array = array.astype(header.dtype.newbyteorder("="), copy=False)
         array.setflags(write=False)
         return array
+
+    def _content(self, entry: Entry) -> bytearray | np.memmap[Any, Any]:
+        if entry.method == _STORED and entry.size >= MAP_FROM_BYTES:
+            for _ in self._chunks(entry):
+                pass
+            return np.memmap(self._file, np.uint8, "r", entry.begin, (entry.size,))
+        content, position = bytearray(entry.size), 0
+        for chunk in self._chunks(entry):
+            content[position : position + len(chunk)] = chunk
+            position += len(chunk)
+        return content
 
     # The directory of the zip --------------------------------------------------------------------
 

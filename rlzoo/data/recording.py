@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
-from rlzoo.data.demonstrations import Demonstrations
+from rlzoo.data.demonstrations import Demonstrations, check_fits
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
 from rlzoo.seeding import TRAIN, derive_seed
@@ -100,6 +101,7 @@ def replay(
 
     Otherwise from a start of the env's own. Yields the env and the reward so far, after the reset
     and after each step, to the end of the actions or of the episode, whichever is first.
+    DataError where they do not belong to the env's spaces.
     """
     d = demonstrations
 
@@ -115,11 +117,15 @@ def replay(
         auto_reset=False,
     )
     try:
+        part, space = d.subset([trajectory]), env.action_space
+        check_fits(part, env.observation_space, space)
         return_ = 0.0
         yield env, return_
-        for action in d.action[d.start[trajectory] : d.start[trajectory + 1]]:
+        for action in part.action:
             if env.over:
                 break
+            if isinstance(space, spaces.Box):  # a limit that was overstepped by rounding
+                action = np.clip(action, space.low, space.high)
             return_ += env.step(action)[1]
             yield env, return_
     finally:

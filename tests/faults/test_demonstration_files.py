@@ -352,6 +352,8 @@ def test_truncated_anywhere(path, save):
         refused(path, "truncated|empty|begins with|bytes after")
     path.write_bytes(whole + b"\0")
     refused(path, "bytes after the zip's end")
+    path.write_bytes(b"PK\3\4" + whole)
+    refused(path, "truncated, or the zip's directory is misplaced")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -393,11 +395,18 @@ def test_a_wrong_checksum(path, monkeypatch):
 
 def test_members_that_overlap(path):
     np.savez(path, **imitation())
-    whole = bytearray(path.read_bytes())
-    entries = [m.start() for m in re.finditer(b"PK\x01\x02", whole)]
-    whole[entries[1] + 42 : entries[1] + 46] = whole[entries[0] + 42 : entries[0] + 46]
-    path.write_bytes(whole)
-    refused(path, "the zip's directory points to something else|overlaps another member")
+    sound = path.read_bytes()
+    entries = [m.start() for m in re.finditer(b"PK\x01\x02", sound)]
+    same_place = bytearray(sound)
+    same_place[entries[1] + 42 : entries[1] + 46] = sound[entries[0] + 42 : entries[0] + 46]
+    path.write_bytes(same_place)
+    refused(path, "acts.npy: the zip's directory points to something else")
+    longer = bytearray(sound)
+    for at in (entries[0] + 20, entries[0] + 24):  # compressed and expanded size
+        size = int.from_bytes(sound[at : at + 4], "little") + 8
+        longer[at : at + 4] = size.to_bytes(4, "little")
+    path.write_bytes(longer)
+    refused(path, "acts: truncated, or overlaps another member")
 
 
 def test_encrypted_members(path):

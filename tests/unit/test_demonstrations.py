@@ -340,6 +340,41 @@ def test_replay_from_the_recorded_seeds_repeats_the_recording(cartpole):
     assert len(list(replay(unknown, 0, make))) < cartpole.lengths[0]
 
 
+def test_observations_that_are_numbers(tmp_path):
+    """A table's env: Discrete observations and actions, an end that is an arrival."""
+    lake = EnvConfig(id="FrozenLake-v1", kwargs={"is_slippery": False}, restore="replay")
+    way = dict(zip([0, 4, 8, 9, 13, 14], [1, 1, 2, 1, 2, 2], strict=True))
+
+    def walk(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        return np.array([way[int(obs)] for obs in obs_B])
+
+    (tmp_path / "d.npz").write_bytes(
+        encode(record(walk, lake, episodes=2, seed=0, source=""), "imitation")
+    )
+    read = load(tmp_path / "d.npz")
+    assert read.obs.tolist() == [*way] * 2 and read.final_obs.tolist() == [15, 15]
+    assert read.returns.tolist() == [1, 1] and read.terminated.all()
+    found = fit_report(read, partial(make_env, lake))
+    assert found.warnings == () and found.same_steps == (6, 6)
+    assert [feature.name for feature in found.features] == ["obs"]
+
+
+def test_an_action_beyond_the_limit_by_rounding_is_played():
+    pendulum = EnvConfig(id="Pendulum-v1", restore="replay", max_episode_steps=5)
+
+    def full(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        return np.full((1, 1), 2, np.float32)
+
+    d = record(full, pendulum, episodes=1, seed=0, source="here")
+    make = partial(make_env, pendulum)
+    beyond = replace(d, action=d.action.astype(np.float64) * (1 + 1e-7))
+    assert len(list(replay(beyond, 0, make))) == 6
+    with pytest.raises(
+        DataError, match=r"action: got \[2\.2.*\] at step 0, expected float32 \(1,\) f"
+    ):
+        list(replay(replace(d, action=d.action * 1.1), 0, make))
+
+
 # Whether they fit an env -------------------------------------------------------------------------
 
 
