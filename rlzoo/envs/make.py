@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
+from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.restore import probe_restore
@@ -32,10 +35,15 @@ class EnvConfig:
         None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
     )
     num_envs: int = setting(1, "number of envs that are stepped together", low=1)
-    backend: Literal["sync", "process"] = setting(
-        "sync", "step the envs in this process, or in worker processes (for slow simulators)"
+    backend: Literal["sync", "process", "envpool"] = setting(
+        "sync",
+        "step the envs in this process, in worker processes (for slow simulators), or train in "
+        "EnvPool's C++ copy of the env (extra 'envpool'); evaluation is always in env.id itself",
     )
-    workers: int = setting(0, "worker processes (0: one per core, but no more than envs)", low=0)
+    envpool_id: str = setting("", "the env's name in EnvPool (empty: as env.id; backend envpool)")
+    workers: int = setting(
+        0, "worker processes, or EnvPool's threads (0: one per core, but no more than envs)", low=0
+    )
     timeout_seconds: float = setting(
         60.0, "an env that takes longer than this for one step is taken for hung (process)", above=0
     )
@@ -93,8 +101,10 @@ def make_vector(
     config: EnvConfig, *, run_seed: int, purpose: str = TRAIN, num_envs: int | None = None
 ) -> VectorEnv:
     """`num_envs` envs (default: as configured) with the configured backend."""
-    make = partial(make_env, config, spec=find_spec(config.id))
     num_envs = num_envs or config.num_envs
+    if config.backend == "envpool":
+        return _make_envpool(config, run_seed, purpose, num_envs)
+    make = partial(make_env, config, spec=find_spec(config.id))
     restore = restore_class(config, run_seed)
     if config.backend == "process":
         return ProcessVectorEnv(
@@ -112,6 +122,46 @@ def make_vector(
             for i in range(num_envs)
         ]
     )
+
+
+def _make_envpool(
+    config: EnvConfig, run_seed: int, purpose: str, num_envs: int
+) -> EnvPoolVectorEnv:
+    make = pool_maker(config)
+    restore = probe_pool(make, run_seed) if config.restore == "auto" else config.restore
+    vector = EnvPoolVectorEnv(
+        make, num_envs=num_envs, run_seed=run_seed, purpose=purpose, restore=restore
+    )
+    itself = make_env(config)
+    for mine, theirs in (
+        (vector.observation_space, itself.observation_space),
+        (vector.action_space, itself.action_space),
+    ):
+        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
+            raise UsageError(
+                f"env.envpool_id: EnvPool's env has {mine}, expected {theirs} as in {config.id}"
+            )
+    itself.close()
+    return vector
+
+
+def pool_maker(config: EnvConfig) -> Callable[[Sequence[int]], Any]:
+    """From seeds to EnvPool's envs, one for each, with the time limit of `env.id`."""
+    spec = find_spec(config.id)
+    return partial(
+        make_pool,
+        config.envpool_id or spec.id,
+        threads=config.workers,
+        max_episode_steps=config.max_episode_steps or spec.max_episode_steps,
+        kwargs=config.kwargs,
+    )
+
+
+def make_episode_batch(config: EnvConfig) -> EpisodeBatch:
+    """Envs that play one episode each (`rlzoo.envs.batch`): EnvPool's, or in this process."""
+    if config.backend == "envpool":
+        return EnvPoolEpisodes(pool_maker(config))
+    return GymEpisodes(partial(make_env, config, spec=find_spec(config.id)))
 
 
 def restore_class(config: EnvConfig, seed: int) -> RestoreClass:
