@@ -27,6 +27,9 @@ class AIRLConfig(GAILConfig):
     reward: Literal["gail", "log_d", "airl", "fairl"] = setting(
         "airl", "of D's logit h: -log(1 - D) >= 0, log D <= 0, h (the paper's), or -h exp(h)"
     )
+    absorbing: bool = setting(
+        False, "as in gail; the paper's reward has both signs and does without"
+    )
 
 
 class ShapedDiscriminator:

@@ -1,15 +1,17 @@
 """GAIL (Ho & Ermon 2016, "Generative adversarial imitation learning").
 
-A discriminator learns to tell the pairs of observation and action of an agent from an expert's; what
-it says of a pair is the agent's reward, and the agent, PPO or TRPO, learns to get more of it. One
-`step` is a rollout, the discriminator's updates on it, and the agent's. The true reward is logged
-and never learnt from.
+A discriminator learns to tell the pairs of observation and action of an agent from an expert's.
+What it says of a pair is the agent's reward, and the agent, PPO or TRPO, learns to get more of it.
+One `step` is a rollout, the discriminator's updates on it, and the agent's. The true reward is
+logged and never learnt from. The agent can begin as a clone of the expert (a first phase).
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +19,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rlzoo.algos.bc import BC, BCConfig
 from rlzoo.algos.on_policy import OnPolicy
 from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.data.demonstrations import DemonstrationsConfig, check_fits, chosen
+from rlzoo.algos.trpo import TRPO, TRPOConfig
+from rlzoo.data.demonstrations import DemonstrationsConfig, chosen
 from rlzoo.data.transitions import (
     Features,
     Transitions,
@@ -39,9 +43,9 @@ from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
 from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
 from rlzoo.settings import setting
-from rlzoo.types import Metrics, Setup, State, UsageError
+from rlzoo.types import DataError, Metrics, Setup, State, UsageError
 
-GENERATORS: dict[str, type[OnPolicy]] = {"ppo": PPO}
+GENERATORS: dict[str, type[OnPolicy]] = {"ppo": PPO, "trpo": TRPO}
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +77,9 @@ class DiscriminatorConfig:
 @dataclass(frozen=True)
 class GAILConfig:
     name: str = "gail"
-    demonstrations: DemonstrationsConfig = setting(DemonstrationsConfig(), "what is imitated")
+    demonstrations: DemonstrationsConfig = setting(
+        DemonstrationsConfig(), "what is imitated", fixed=True
+    )
     generator: Literal["ppo", "trpo"] = setting("ppo", "how the agent learns", fixed=True)
     reward: Literal["gail", "log_d", "airl", "fairl"] = setting(
         "gail", "of D's logit h: -log(1 - D) >= 0, log D <= 0, h, or -h exp(h)"
@@ -84,10 +90,11 @@ class GAILConfig:
         "neither surviving nor ending is rewarded as such (Kostrikov et al. 2019)",
     )
     warm_start_updates: int = setting(
-        0, "minibatches of behavioural cloning that the agent begins with", low=0
+        0, "minibatches of behavioural cloning that the agent begins with", low=0, fixed=True
     )
     discriminator: DiscriminatorConfig = setting(DiscriminatorConfig(), "what tells them apart")
     ppo: PPOConfig = setting(PPOConfig(), "settings of the agent, with generator=ppo")
+    trpo: TRPOConfig = setting(TRPOConfig(), "settings of the agent, with generator=trpo")
 
 
 class PairDiscriminator:
@@ -120,24 +127,29 @@ class GAIL:
     def __init__(self, config: GAILConfig, setup: Setup) -> None:
         self.config, self.setup = config, setup
         self.env = env = setup.env
-        self.demonstrations = chosen(config.demonstrations)
         self.generator = GENERATORS[config.generator](getattr(config, config.generator), setup)
         self.counters = self.generator.counters
         self.rng = numpy_generator(setup.seed, "discriminator")
         with torch_seed(setup.seed, "discriminator"):
             self.discriminator = self.make_discriminator(config.discriminator, env, self.generator)
-        steps = self.demonstrations.kept_steps(config.demonstrations.keep_every, self.rng)
-        self.expert = of_demonstrations(self.demonstrations, steps, absorbing=config.absorbing)
-        self.discriminator.features.update(self.expert.obs_B[~self.expert.absorbing_B])
         self.optimizer = Adam(self.discriminator.network.parameters(), lr=config.discriminator.lr)
         self.update = GradientStep(self.optimizer, self.loss, max_grad_norm=None, compile=False)
         self.recent: list[Tensor] = []  # rows of the agent's newest rollouts
         self.logits: dict[str, np.ndarray] = {}
+        self.absorbing_value = 0.0
         self.has_warned = False
+        self.cloning: BC | None = None
+        if config.warm_start_updates:
+            self.cloning, self.counters.phase = self._cloning(), "warm start"
 
     @staticmethod
     def check(run: Any) -> None:
         algo = run.algo
+        if algo.warm_start_updates and getattr(algo, algo.generator).gsde:
+            raise UsageError(
+                f"algo.{algo.generator}.gsde=true: got algo.warm_start_updates="
+                f"{algo.warm_start_updates}, expected 0: a clone has no gSDE"
+            )
         GENERATORS[algo.generator].check(replace(run, algo=getattr(algo, algo.generator)))
 
     @staticmethod
@@ -147,12 +159,51 @@ class GAIL:
         agent = getattr(config, config.generator)
         GENERATORS[config.generator].check_spaces(agent, observation_space, action_space)
         Features(observation_space, action_space)
-        check_fits(chosen(config.demonstrations), observation_space, action_space)
+
+    @cached_property
+    def expert(self) -> Transitions:
+        """The demonstrations, read when they are first needed: a trained agent acts without."""
+        config = self.config.demonstrations
+        demonstrations = chosen(config)
+        rng = numpy_generator(self.setup.seed, "kept steps")
+        steps = demonstrations.kept_steps(config.keep_every, rng)
+        return of_demonstrations(demonstrations, steps, absorbing=self.config.absorbing)
+
+    # ---------------------------------------------------------------- a first phase
+
+    def _cloning(self) -> BC:
+        """Behavioural cloning with the agent's network, which `_hand_over` ends."""
+        agent = self.generator.config
+        config = BCConfig(
+            demonstrations=self.config.demonstrations,
+            normalize_obs=agent.normalize_obs,
+            heldout_every_updates=min(100, self.config.warm_start_updates),
+        )
+        cloning = BC(config, self.setup)
+        cloning.counters = self.counters
+        return cloning
+
+    def _hand_over(self, cloning: BC) -> None:
+        """The agent takes over the clone's policy and statistics; its own is how it explores."""
+        agent, clone = self.generator, module_state(cloning.network)
+        policy = {k: v for k, v in clone.items() if not k.startswith("distribution.")}
+        load_module(agent.network, module_state(agent.network) | policy)
+        if agent.obs_normalizer is not None and cloning.obs_normalizer is not None:
+            agent.obs_normalizer.load(cloning.obs_normalizer.state())
+        self.counters.phase = "train"
+        self.cloning = None
 
     # ---------------------------------------------------------------- learning
 
     def step(self) -> Metrics:
         """A rollout, and what the discriminator and then the agent learn from it."""
+        if self.cloning is not None:
+            metrics = self.cloning.step()
+            if self.counters.offline_updates >= self.config.warm_start_updates:
+                self._hand_over(self.cloning)
+            return metrics
+        if not self.recent:
+            self.discriminator.features.update(self.expert.obs_B[~self.expert.absorbing_B])
         self.generator.collect()
         agent = self._agent_transitions()
         self.discriminator.features.update(agent.obs_B[~agent.absorbing_B])
@@ -205,7 +256,8 @@ class GAIL:
         """Cross-entropy with its regularisers, and what is worth knowing of it."""
         config = self.config.discriminator
         logit_B = self.discriminator.logit(torch.cat([expert_row_BX, agent_row_BX]))
-        expert_logit_B, agent_logit_B = logit_B.split(len(expert_row_BX))
+        expert_logit_B = logit_B[: len(expert_row_BX)]
+        agent_logit_B = logit_B[len(expert_row_BX) :]
         entropy = bernoulli_entropy(logit_B)
         loss = discriminator_loss(expert_logit_B, agent_logit_B) - config.entropy_coef * entropy
         penalty = torch.zeros(())
@@ -231,9 +283,9 @@ class GAIL:
         steps = rollout.reward_TN.size
         rollout.reward_TN[:] = reward_B[:steps].reshape(rollout.reward_TN.shape)
         if len(reward_B) > steps:
-            # What the absorbing state pays for ever, gamma + gamma^2 + ..., counts at once.
             gamma = self.generator.config.gamma
-            rollout.reward_TN[rollout.terminated_TN] += reward_B[-1] * gamma / (1 - gamma)
+            self._value_absorbing(float(reward_B[-1]))
+            rollout.reward_TN[rollout.terminated_TN] += gamma * self.absorbing_value
         return {
             "discriminator/agent_reward": float(reward_B[:steps].mean()),
             "discriminator/expert_reward": imitation_reward(expert_logit_B, form).mean(),
@@ -241,10 +293,22 @@ class GAIL:
             "discriminator/expert_logit": expert_logit_B.mean(),
         }
 
+    def _value_absorbing(self, reward: float) -> None:
+        """Learn what it is worth to be paid `reward` for ever.
+
+        That is reward / (1 - gamma), but to say so at once would dwarf all values that the critic
+        is still learning: while everything pays ln 2, to end the episode would be worth 69. So this
+        value grows as theirs do, by as many steps a rollout as GAE looks ahead.
+        """
+        gamma, lam = self.generator.config.gamma, self.generator.config.gae_lambda
+        beyond = gamma ** (1 / max(1 - gamma * lam, 1e-3))
+        for_ever = reward / max(1 - gamma, 1e-3)
+        self.absorbing_value = (1 - beyond) * for_ever + beyond * self.absorbing_value
+
     # ---------------------------------------------------------------- for the loop
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
-        return self.generator.act(obs_B, explore=explore)
+        return (self.cloning or self.generator).act(obs_B, explore=explore)
 
     def gauges(self) -> dict[str, float]:
         return self.generator.gauges()
@@ -257,16 +321,33 @@ class GAIL:
         return self.generator.done()
 
     def state(self) -> State:
-        return {
+        state = {
             "generator": self.generator.state(),
             "discriminator": module_state(self.discriminator.network),
             "optimizer": self.optimizer.state(),
             "features": self.discriminator.features.save(),
             "recent": {str(k): rows for k, rows in enumerate(self.recent)},
+            "absorbing_value": self.absorbing_value,
             "rng": generator_state(self.rng),
+            "demonstrations_sha256": self._digest(),
         }
+        return state if self.cloning is None else state | {"cloning": self.cloning.state()}
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for column in self.expert:
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
 
     def load(self, state: State) -> None:
+        """Go on where `state` was taken; DataError if the demonstrations are others now."""
+        if self._digest() != state["demonstrations_sha256"]:
+            path = self.config.demonstrations.path
+            raise DataError(f"{path}: has changed since the run began; expected the same steps")
+        if self.cloning is not None and "cloning" in state:
+            self.cloning.load(state["cloning"])
+        else:
+            self.cloning = None
         self.generator.load(state["generator"])
         load_module(self.discriminator.network, state["discriminator"])
         self.optimizer.load(state["optimizer"])
@@ -274,7 +355,12 @@ class GAIL:
         self.recent = [
             torch.as_tensor(state["recent"][k]) for k in sorted(state["recent"], key=int)
         ]
+        self.absorbing_value = state["absorbing_value"]
         load_generator(self.rng, state["rng"])
 
     def load_policy(self, state: State) -> None:
         self.generator.load_policy(state["generator"])
+        self.cloning = None
+        if "cloning" in state:
+            self.cloning = self._cloning()
+            self.cloning.load_policy(state["cloning"])

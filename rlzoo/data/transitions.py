@@ -1,8 +1,9 @@
 """Transitions of an expert or an agent, as a discriminator sees them.
 
-Shape suffixes: B transitions, F features. An absorbing state (Kostrikov et al. 2019, "Discriminator-
-actor-critic") is what follows a terminal one for ever: with it, how an episode ended, and that it
-did, is part of what is imitated. Its observation and action are zeros, marked by a flag.
+Shape suffixes: B transitions, F features. An absorbing state (Kostrikov et al. 2019,
+"Discriminator-actor-critic") is what follows a terminal one for ever: with it, how an episode
+ended, and that it did, is part of what is imitated. Its observation and action are zeros, marked
+by a flag.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Features:
         return _flagged(row_BF, absorbing_B)
 
     def pair(self, obs_B: np.ndarray, action_B: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
-        """Rows [B, num_pair]: the action, the observation, and whether it is the absorbing state."""
+        """Rows [B, num_pair]: action, observation, and whether it is the absorbing state."""
         action_BA = self.encode_action(torch.from_numpy(action_B[~absorbing_B])).numpy()
         action_BA = _flagged(action_BA, absorbing_B)[:, :-1]
         return np.concatenate([action_BA, self.state(obs_B, absorbing_B)], axis=1)

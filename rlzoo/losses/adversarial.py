@@ -17,7 +17,7 @@ FAIRL_CLIP = 5.0  # of the logit: the reward grows with its exponential
 
 
 def discriminator_loss(expert_logit_B: Tensor, agent_logit_B: Tensor) -> Tensor:
-    """Binary cross-entropy -E_expert[log D] - E_agent[log(1 - D)], 2 ln 2 for a D that knows nothing.
+    """Binary cross-entropy -E_expert[log D] - E_agent[log(1 - D)]; 2 ln 2 where D is 1/2.
 
     Ho & Ermon 2016, equation 15 (there with the roles of D and 1 - D exchanged).
     """

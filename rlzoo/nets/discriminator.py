@@ -25,6 +25,8 @@ def logit_network(
             if isinstance(layer, nn.Linear):
                 spectral_norm(layer)
     else:
-        nn.init.zeros_(mlp[-1].weight)
-        nn.init.zeros_(mlp[-1].bias)
+        last = mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
     return mlp

@@ -1,0 +1,378 @@
+"""GAIL and AIRL: what their agent is paid, what their discriminators see, and that they imitate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlzoo.algos.airl import AIRL, AIRLConfig
+from rlzoo.algos.gail import GAIL, DiscriminatorConfig, GAILConfig
+from rlzoo.algos.ppo import PPOConfig
+from rlzoo.algos.trpo import TRPOConfig
+from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, encode
+from rlzoo.data.transitions import Transitions
+from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.sync import SyncVectorEnv
+from rlzoo.nets.encoders import vector_encoder
+from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.types import DataError, NonFiniteError, Setup, UsageError
+
+torch.set_num_threads(1)
+AGENT = PPOConfig(rollout_env_steps=64, batch_size=32, epochs=2)
+
+
+class Corridor(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A walk on a line by at most 1 a step; ends at 5 and beyond, and is cut after 8 steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.x, self.age = float(self.np_random.uniform(-1, 1)), 0
+        return np.array([self.x], np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.x, self.age = self.x + float(action[0]), self.age + 1
+        obs = np.array([self.x], np.float32)
+        return obs, 1.0, self.x >= 5, self.age == 8, {}
+
+
+def demonstrations(path: Path, action: float = 1.0, trajectories: int = 4) -> DemonstrationsConfig:
+    """An expert that always does the same, in a file."""
+    obs, actions, starts, terminated, final = [], [], [0], [], []
+    for start in np.linspace(-0.9, 0.9, trajectories):
+        x, age = start, 0
+        while x < 5 and age < 8:
+            obs.append([x])
+            actions.append([action])
+            x, age = x + action, age + 1
+        starts.append(len(obs))
+        terminated.append(x >= 5)
+        final.append([x])
+    made = Demonstrations(
+        obs=np.array(obs, np.float32),
+        action=np.array(actions, np.float32),
+        reward=np.zeros(len(obs)),
+        start=np.array(starts),
+        terminated=np.array(terminated),
+        final_obs=np.array(final, np.float32),
+        source="",
+        env_id=None,
+    )
+    path.write_bytes(encode(made, "imitation"))
+    return DemonstrationsConfig(path=str(path))
+
+
+def make(config: GAILConfig, path: Path, *, steps: int = 10_000, env: Any = Corridor) -> GAIL:
+    if not config.demonstrations.path:
+        config = replace(config, demonstrations=demonstrations(path / "expert.npz"))
+    envs = [EpisodeEnv(env, run_seed=0, purpose="train", env_index=i) for i in range(4)]
+    setup = Setup(
+        env=SyncVectorEnv(envs),
+        seed=0,
+        total_env_steps=steps,
+        network=NetworkConfig(hidden=(16,), activation="tanh"),
+        make_encoder=vector_encoder,
+    )
+    return (AIRL if isinstance(config, AIRLConfig) else GAIL)(config, setup)
+
+
+def rewards_of_a_step(gail: GAIL) -> np.ndarray:
+    """What the agent is handed to learn from in the next step, [T, N]."""
+    seen = []
+    learn = gail.generator.learn
+
+    def watched() -> Any:
+        seen.append(gail.generator.rollout.reward_TN.copy())
+        return learn()
+
+    gail.generator.learn = watched
+    gail.step()
+    gail.generator.learn = learn
+    return seen[0]
+
+
+def test_a_new_discriminator_has_no_opinion(tmp_path):
+    for config in (GAILConfig(ppo=AGENT), AIRLConfig(ppo=AGENT)):
+        gail = make(config, tmp_path)
+        gail.generator.collect()
+        agent = gail._agent_transitions()
+        rows = [gail.discriminator.rows(t) for t in (gail.expert, agent)]
+        loss, _, _, entropy, _ = gail.loss(*rows, torch.zeros(1))
+        score_B = gail.discriminator.score(torch.cat(rows))
+        assert (score_B == 0).all()
+        if isinstance(config, AIRLConfig):
+            continue  # its logit has -log pi from the start
+        entropy_coef = config.discriminator.entropy_coef
+        assert float(entropy) == pytest.approx(math.log(2))
+        assert float(loss + entropy_coef * entropy) == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize("form", ["gail", "log_d", "airl", "fairl"])
+def test_the_agent_is_paid_for_what_the_discriminator_says_and_not_by_the_env(tmp_path, form):
+    gail = make(GAILConfig(ppo=AGENT, reward=form, absorbing=False), tmp_path)
+    reward_TN = rewards_of_a_step(gail)
+    agent = gail._agent_transitions()
+    with torch.no_grad():
+        logit_B = gail.discriminator.logit(gail.discriminator.rows(agent)).double().numpy()
+    d_B = 1 / (1 + np.exp(-logit_B))
+    wanted = {
+        "gail": -np.log(1 - d_B),
+        "log_d": np.log(d_B),
+        "airl": logit_B,
+        "fairl": -logit_B * np.exp(logit_B),
+    }
+    assert reward_TN.ravel() == pytest.approx(wanted[form], abs=1e-5)
+    assert np.unique(reward_TN).size > 10
+    assert gail.gauges()["rollout/return_mean"] > 4  # the true return, 1 a step, is what is logged
+
+
+def test_the_reward_is_high_for_what_the_expert_does(tmp_path):
+    gail = make(GAILConfig(ppo=AGENT), tmp_path)
+    metrics = [gail.step() for _ in range(6)][-1]
+    assert metrics["discriminator/expert_reward"] > metrics["discriminator/agent_reward"]
+    obs_B, present = np.zeros((2, 1), np.float32), np.zeros(2, bool)
+    like_expert_and_not = Transitions(
+        obs_B, np.array([[1], [-1]], np.float32), obs_B, present, present
+    )
+    with torch.no_grad():
+        logit_B = gail.discriminator.logit(gail.discriminator.rows(like_expert_and_not))
+    assert logit_B[0] > logit_B[1]
+
+
+def test_the_last_step_before_a_terminal_state_is_paid_for_all_that_follows(tmp_path):
+    reward = {}
+    for absorbing in (True, False):
+        gail = make(GAILConfig(ppo=AGENT, absorbing=absorbing), tmp_path)
+        gail.generator.collect()
+        gail.generator.rollout.terminated_TN[7, 2] = True
+        agent = gail._agent_transitions()
+        rows = [gail.discriminator.rows(t) for t in (gail.expert, agent)]
+        assert len(rows[1]) == 64 + absorbing * int(gail.generator.rollout.terminated_TN.sum())
+        # A discriminator that pays every pair ln 2 and the absorbing state 2.
+        flag = gail.discriminator.features.num_pair - 1
+        logit = math.log(math.exp(2) - 1)
+        gail.discriminator.logit = lambda row_BX, c=logit, flag=flag: row_BX[:, flag] * c
+        gail._reward(*rows)
+        reward[absorbing] = gail.generator.rollout.reward_TN
+    assert reward[False] == pytest.approx(math.log(2))
+    terminated_TN = gail.generator.rollout.terminated_TN
+    # gamma times the value of being paid 2 for ever (200), as far as a first GAE can see it.
+    for_ever = 0.99 * 200 * (1 - 0.99 ** (1 / (1 - 0.99 * 0.95)))
+    assert reward[True][~terminated_TN] == pytest.approx(math.log(2))
+    assert reward[True][terminated_TN] == pytest.approx(math.log(2) + for_ever)
+
+
+def test_the_value_of_the_absorbing_state_converges(tmp_path):
+    gail = make(GAILConfig(ppo=AGENT), tmp_path)
+    values = []
+    for _ in range(100):
+        gail._value_absorbing(2.0)
+        values.append(gail.absorbing_value)
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(200)
+
+
+def test_the_agents_actions_are_seen_as_the_env_got_them(tmp_path):
+    gail = make(GAILConfig(ppo=replace(AGENT, log_std_init=2.0)), tmp_path)
+    gail.generator.collect()
+    assert np.abs(gail.generator.rollout.action_TN).max() > 1
+    agent = gail._agent_transitions()
+    assert np.abs(agent.action_B).max() == 1
+
+
+def test_airl_logit_by_hand(tmp_path):
+    gail = make(AIRLConfig(ppo=replace(AGENT, gamma=0.5), absorbing=True), tmp_path)
+    discriminator = gail.discriminator
+    discriminator.network = {
+        "reward": lambda pair_BF: 10 * pair_BF[:, :1],  # of the action
+        "potential": lambda state_BF: state_BF[:, :1] + 3,
+    }
+    discriminator.features.update(np.array([[-1], [1]], np.float32))
+    scale = discriminator.features.statistics
+    scale.mean[:], scale.variance[:] = 0, 1
+    obs_B = np.array([[1], [2], [0]], np.float32)
+    action_B = np.array([[0.5], [-1], [0]], np.float32)
+    next_obs_B = np.array([[1.5], [9], [0]], np.float32)
+    absorbing_B, terminated_B = np.array([False, False, True]), np.array([False, True, True])
+    rows = discriminator.rows(Transitions(obs_B, action_B, next_obs_B, absorbing_B, terminated_B))
+    log_prob_B = gail.generator.log_prob(obs_B[:2], action_B[:2])
+    wanted = [
+        5 + 0.5 * (1.5 + 3) - (1 + 3) - log_prob_B[0],
+        -10 + 0 - (2 + 3) - log_prob_B[1],  # a terminal state has no potential
+        0.0,  # nor has the absorbing one, and its only action is certain
+    ]
+    assert discriminator.logit(rows).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [GAILConfig(ppo=AGENT), AIRLConfig(ppo=AGENT)])
+def test_airl_and_gail_hand_the_actor_a_gradient(tmp_path, settings):
+    gail = make(settings, tmp_path)
+    before = {name: p.detach().clone() for name, p in gail.generator.network.named_parameters()}
+    gail.step()
+    for name, parameter in gail.generator.network.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_regularisers_change_the_loss_as_they_say(tmp_path):
+    def loss(**settings: Any) -> float:
+        config = DiscriminatorConfig(entropy_coef=0, **settings)
+        gail = make(GAILConfig(ppo=AGENT, discriminator=config), tmp_path)
+        with torch.no_grad():
+            gail.optimizer.vector.fill_(0.1)
+        rng = np.random.default_rng(0)
+        size = gail.discriminator.features.num_pair
+        rows = (torch.from_numpy(rng.random((5, size), np.float32)) for _ in range(2))
+        return float(gail.loss(*rows, torch.full((5, 1), 0.5))[0].detach())
+
+    gail = make(GAILConfig(ppo=AGENT), tmp_path)
+    squares = 0.01 * len(gail.optimizer.vector)
+    assert loss(weight_decay=0.3) == pytest.approx(loss() + 0.5 * 0.3 * squares, rel=1e-5)
+    one, two = loss(gradient_penalty=1.0) - loss(), loss(gradient_penalty=2.0) - loss()
+    assert one > 0.01
+    assert two == pytest.approx(2 * one, rel=1e-4)
+
+
+def test_spectral_norm_holds_the_slope_of_the_discriminator(tmp_path):
+    config = DiscriminatorConfig(spectral_norm=True, activation="relu", updates=50, lr=0.1)
+    gail = make(GAILConfig(ppo=AGENT, discriminator=config), tmp_path)
+    gail.step()
+    free = replace(config, spectral_norm=False)
+    control = make(GAILConfig(ppo=AGENT, discriminator=free), tmp_path)
+    control.step()
+
+    def slope(gail: GAIL) -> float:
+        row_BX = gail.discriminator.rows(gail.expert).requires_grad_()
+        [gradient] = torch.autograd.grad(gail.discriminator.score(row_BX).sum(), row_BX)
+        return float(gradient.norm(dim=1).max())
+
+    assert slope(gail) < 1.1
+    assert slope(control) > 2
+
+
+def test_the_agents_older_rollouts_are_replayed(tmp_path):
+    config = DiscriminatorConfig(replay_rollouts=3)
+    gail = make(GAILConfig(ppo=AGENT, discriminator=config, absorbing=False), tmp_path)
+    sizes = []
+    for _ in range(5):
+        gail.step()
+        sizes.append(sum(map(len, gail.recent)))
+    assert sizes == [64, 128, 192, 192, 192]
+
+
+def test_a_reward_of_one_sign_is_warned_of_where_episodes_terminate(tmp_path, caplog):
+    def warnings(config: GAILConfig) -> list[str]:
+        caplog.clear()
+        gail = make(config, tmp_path)
+        gail.generator.collect()
+        gail.generator.rollout.terminated_TN[3, 1] = True
+        gail._agent_transitions()
+        gail._agent_transitions()
+        return [record.getMessage() for record in caplog.records]
+
+    [warning] = warnings(GAILConfig(ppo=AGENT, absorbing=False))
+    assert "survive" in warning
+    [warning] = warnings(GAILConfig(ppo=AGENT, absorbing=False, reward="log_d"))
+    assert "end the episode" in warning
+    assert not warnings(GAILConfig(ppo=AGENT, absorbing=False, reward="airl"))
+    assert not warnings(GAILConfig(ppo=AGENT, absorbing=True))
+
+
+def test_a_nan_stops_the_discriminator_before_it_learns(tmp_path):
+    gail = make(GAILConfig(ppo=AGENT), tmp_path)
+    gail.step()
+    gail.expert.obs_B[0] = np.nan
+    with pytest.raises(NonFiniteError):
+        for _ in range(20):  # until the pair is drawn
+            gail.step()
+    assert torch.isfinite(gail.optimizer.vector).all()
+
+
+@pytest.mark.parametrize("config", [GAILConfig(), GAILConfig(absorbing=False), AIRLConfig()])
+@pytest.mark.parametrize("action", [1.0, -1.0])
+def test_it_imitates_whether_the_expert_ends_the_episode_or_not(tmp_path, action, config):
+    """One expert goes to the end at once, the other away from it for as long as it may."""
+    config = replace(
+        config,
+        demonstrations=demonstrations(tmp_path / "expert.npz", action),
+        ppo=PPOConfig(rollout_env_steps=256, batch_size=64, epochs=5, lr=3e-3),
+        discriminator=DiscriminatorConfig(hidden=(32,), lr=1e-3),
+    )
+    gail = make(config, tmp_path)
+    obs_B = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    at_first = np.abs(gail.act(obs_B, explore=False) - action).max()
+    for _ in range(80):
+        gail.step()
+    assert np.abs(gail.act(obs_B, explore=False) - action).max() < 0.3 < at_first
+
+
+def test_it_begins_as_a_clone_of_the_expert(tmp_path):
+    agent = replace(AGENT, normalize_obs=True)
+    gail = make(GAILConfig(ppo=agent, warm_start_updates=200), tmp_path)
+    obs_B = np.linspace(-1, 4, 6, dtype=np.float32)[:, None]
+    assert np.abs(gail.act(obs_B, explore=False) - 1).max() > 0.3
+    phases = []
+    for _ in range(3):
+        gail.step()
+        phases.append((gail.counters.phase, gail.counters.clock))
+    assert phases == [("warm start", 100), ("train", 200), ("train", 264)]
+    first = make(GAILConfig(ppo=agent, warm_start_updates=200), tmp_path)
+    for _ in range(2):
+        first.step()
+    assert np.abs(first.act(obs_B, explore=False) - 1).max() < 0.3
+    assert first.generator.obs_normalizer.statistics.mean == pytest.approx(
+        first.expert.obs_B[~first.expert.absorbing_B].mean(), abs=0.5
+    )
+    assert np.abs(gail.act(obs_B, explore=False) - 1).max() < 0.5  # and does not lose it at once
+
+
+def test_a_state_of_either_phase_is_loaded(tmp_path):
+    config = GAILConfig(ppo=AGENT, warm_start_updates=200)
+    obs_B = np.linspace(-1, 4, 6, dtype=np.float32)[:, None]
+    for steps in (1, 2, 3):
+        saved, loaded, played = (make(config, tmp_path) for _ in range(3))
+        for _ in range(steps):
+            saved.step()
+        loaded.load(saved.state())
+        played.load_policy(saved.state())
+        for other in (loaded, played):
+            assert np.array_equal(
+                other.act(obs_B, explore=False), saved.act(obs_B, explore=False)
+            ), steps
+        assert loaded.counters == saved.counters
+
+
+def test_changed_demonstrations_are_noticed(tmp_path):
+    config = GAILConfig(ppo=AGENT, demonstrations=demonstrations(tmp_path / "expert.npz"))
+    saved = make(config, tmp_path)
+    saved.step()
+    state = saved.state()
+    make(config, tmp_path).load(state)
+    demonstrations(tmp_path / "expert.npz", -1.0)
+    with pytest.raises(DataError, match="has changed"):
+        make(config, tmp_path).load(state)
+
+
+def test_a_clone_has_no_gsde():
+    class Run:
+        algo = GAILConfig(ppo=replace(AGENT, gsde=True), warm_start_updates=5)
+
+    with pytest.raises(UsageError, match="gsde"):
+        GAIL.check(Run)
+
+
+@pytest.mark.parametrize("generator", ["ppo", "trpo"])
+def test_either_generator_is_paid(tmp_path, generator):
+    trpo = TRPOConfig(rollout_env_steps=64, batch_size=32)
+    gail = make(GAILConfig(ppo=AGENT, trpo=trpo, generator=generator), tmp_path)
+    assert type(gail.generator).__name__.lower() == generator
+    assert np.unique(rewards_of_a_step(gail)).size > 10
