@@ -32,12 +32,10 @@ class Beginnings(NamedTuple):
 
 
 class Dream:
-    """B dreamed episodes side by side; one that is over stays as it is until it begins anew.
+    """Dreamed episodes (an `envs.batch.EpisodeBatch`), each a function of its seed and the actions.
 
-    An episode is a function of its seed and the actions. It ends where M's done head says so, and
-    after `max_steps`. The reward is that of M's reward head, else 1 a step. A higher temperature
-    makes the dream less certain. Actions are [B, A] float32, as M was told them. Whoever wants to
-    end an episode clears its flag in `playing_B`.
+    They end where M's done head says so, and after `max_steps`. The reward is that of M's reward
+    head, else 1 a step. A higher temperature makes the dream less certain.
     """
 
     def __init__(
@@ -46,31 +44,28 @@ class Dream:
         beginnings: Beginnings,
         action_space: spaces.Box,
         *,
-        num_envs: int,
         temperature: float,
         max_steps: int,
         vae: VAE | None = None,
     ) -> None:
         self._rnn, self._beginnings, self._vae = rnn, beginnings, vae
-        self.num_envs, self.action_space = num_envs, action_space
-        self.temperature, self.max_steps = temperature, max_steps
-        size = rnn.latent_size
-        self._normal = EpisodeNoise(num_envs, size, "dream, normal", normal)
-        self._uniform = EpisodeNoise(num_envs, size, "dream, uniform", uniform)
-        shape = (size + 2 * rnn.hidden_size,)
+        self.action_space, self.temperature, self.max_steps = action_space, temperature, max_steps
+        shape = (rnn.latent_size + 2 * rnn.hidden_size,)
         self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
-        self.obs_B = np.zeros((num_envs, *shape), np.float32)
-        self.length_B = np.zeros(num_envs, np.int64)
-        self.playing_B = np.zeros(num_envs, bool)
+        self.reset([0])
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Begin an episode in all rows, or in the first ones if there are fewer seeds."""
-        self.playing_B[:] = False
-        self.begin(range(len(seeds)), seeds)
+        self.num_envs, size = len(seeds), self._rnn.latent_size
+        self._normal = EpisodeNoise(self.num_envs, size, "dream, normal", normal)
+        self._uniform = EpisodeNoise(self.num_envs, size, "dream, uniform", uniform)
+        self.obs_B = np.zeros((self.num_envs, *self.observation_space.shape), np.float32)
+        self.length_B = np.zeros(self.num_envs, np.int64)
+        self.alive_B = np.ones(self.num_envs, bool)
+        self.begin(range(self.num_envs), seeds)
         return self.obs_B
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Begin an episode in some rows, with a new array for the observations."""
+        """Begin other episodes in some rows; the observations are a new array then."""
         index_R, size = np.asarray(rows), self._rnn.latent_size
         self.obs_B = self.obs_B.copy()
         self.obs_B[index_R] = 0
@@ -83,12 +78,12 @@ class Dream:
         for noise in (self._normal, self._uniform):
             noise.reset(rows, seeds)
         self.length_B[index_R] = 0
-        self.playing_B[index_R] = True
+        self.alive_B[index_R] = True
 
     @torch.inference_mode()
     def step(self, action_BA: np.ndarray) -> Step:
-        """Dream on. `next_obs_B` is a new array; rows that are over have no reward, and no end."""
-        rows = np.flatnonzero(self.playing_B)
+        """Dream on; `next_obs_B` is a new array."""
+        rows = np.flatnonzero(self.alive_B)
         assert len(rows), "all episodes are over"
         everything = len(rows) == self.num_envs
         obs_RF, action_RA = torch.from_numpy(self.obs_B), torch.from_numpy(action_BA)
@@ -104,7 +99,7 @@ class Dream:
         step.reward_B[rows] = reward_R
         step.terminated_B[rows] = done_R
         step.truncated_B[rows] = ~done_R & (self.length_B[rows] >= self.max_steps)
-        self.playing_B &= ~(step.terminated_B | step.truncated_B)
+        self.alive_B &= ~(step.terminated_B | step.truncated_B)
         return step
 
     def _next(
@@ -166,12 +161,12 @@ class DreamVectorEnv:
 
     resume_exact = True
 
-    def __init__(self, dream: Dream, *, run_seed: int, purpose: str = TRAIN) -> None:
+    def __init__(self, dream: Dream, *, num_envs: int, run_seed: int, purpose: str = TRAIN) -> None:
         self._dream, self._run_seed, self._purpose = dream, run_seed, purpose
-        self.num_envs = dream.num_envs
+        self.num_envs = num_envs
         self.observation_space, self.action_space = dream.observation_space, dream.action_space
-        self._episode_B = np.zeros(self.num_envs, np.int64)
-        self._begin(range(self.num_envs))
+        self._episode_B = np.zeros(num_envs, np.int64)
+        dream.reset([self._seed(row) for row in range(num_envs)])
 
     @property
     def obs_B(self) -> np.ndarray:

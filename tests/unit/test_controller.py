@@ -21,12 +21,13 @@ from rlzoo.algos.world_models.population import (
     Share,
     columns,
 )
+from rlzoo.data.noise import EpisodeNoise, normal
 from rlzoo.executor import LocalExecutor, ProcessExecutor, finished
 from rlzoo.io import checkpoint
 from rlzoo.nets.controller import Controller, check_actions
 from rlzoo.nets.mdn_rnn import MDNRNN
 from rlzoo.seeding import SELECT, episode_seed, torch_seed
-from rlzoo.types import NonFiniteError, UsageError
+from rlzoo.types import NonFiniteError, Step, UsageError
 
 CAR = spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
 DOOM = spaces.Box(-1, 1, (1,), np.float32)
@@ -125,16 +126,15 @@ class FakeEnvs:
     The reward is the action, less what the seed asks for. It objects to being stepped in vain.
     """
 
-    def __init__(self, num_envs: int, limit: int = 100) -> None:
-        self.num_envs, self.limit = num_envs, limit
-        self.playing_B = np.zeros(num_envs, bool)
-        self.steps = 0  # of rows that were playing
+    action_space = DOOM
+
+    def __init__(self, limit: int = 100) -> None:
+        self.limit = limit
+        self.steps = 0  # of rows that were alive
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        assert len(seeds) <= self.num_envs
-        self.seed_B = np.resize(seeds, self.num_envs)
-        self.t = 0
-        self.playing_B[:] = np.arange(self.num_envs) < len(seeds)
+        self.num_envs, self.seed_B, self.t = len(seeds), np.array(seeds), 0
+        self.alive_B = np.ones(self.num_envs, bool)
         return self._seen()
 
     def _seen(self) -> np.ndarray:
@@ -142,15 +142,15 @@ class FakeEnvs:
         obs_B[:, 0, 0, 0], obs_B[:, 0, 1, 0] = self.seed_B % 251, self.t
         return obs_B
 
-    def step(self, action_BA: np.ndarray) -> tuple[np.ndarray, ...]:
-        assert self.playing_B.any()
-        self.steps += int(self.playing_B.sum())
+    def step(self, action_BA: np.ndarray) -> Step:
+        assert self.alive_B.any()
+        self.steps += int(self.alive_B.sum())
         self.t += 1
-        reward_B = action_BA[:, 0] - (self.seed_B % 3 - 1) * 0.1
-        terminated_B = self.playing_B & (self.t >= 3 + self.seed_B % 40)
-        truncated_B = self.playing_B & ~terminated_B & (self.t >= self.limit)
-        self.playing_B &= ~(terminated_B | truncated_B)
-        return self._seen(), reward_B, terminated_B, truncated_B
+        reward_B = (action_BA[:, 0] - (self.seed_B % 3 - 1) * 0.1) * self.alive_B
+        terminated_B = self.alive_B & (self.t >= 3 + self.seed_B % 40)
+        truncated_B = self.alive_B & ~terminated_B & (self.t >= self.limit)
+        self.alive_B &= ~(terminated_B | truncated_B)
+        return Step(self._seen(), reward_B, terminated_B, truncated_B)
 
     def close(self) -> None: ...
 
@@ -162,9 +162,9 @@ def senses(latent: str = "sample", memory: bool = True) -> Senses:
 
 
 def player(num_envs: int = 6, inputs: str = "zhc", **settings) -> Player:
-    seen = SeenEpisodes(FakeEnvs(num_envs), senses(**settings), preprocess=np.asarray)
+    seen = SeenEpisodes(FakeEnvs(), senses(**settings), preprocess=np.asarray)
     part = columns(inputs, Z, H if settings.get("memory", True) else 0)
-    return Player(seen, Controller(part.stop - part.start, DOOM), part)
+    return Player(seen, Controller(part.stop - part.start, DOOM), part, num_envs)
 
 
 def members(count: int, num_features: int) -> np.ndarray:
@@ -184,18 +184,18 @@ def reference(
     params_N: np.ndarray, seed: int, inputs: str, latent: str, patience: int | None
 ) -> tuple[float, int]:
     """One member in one episode, by the plainest loop."""
-    envs, sense = FakeEnvs(1), senses(latent)
-    seen = SeenEpisodes(envs, sense, preprocess=np.asarray)  # for its noise alone
+    envs, sense = FakeEnvs(), senses(latent)
+    noise = EpisodeNoise(1, Z, "latents", normal)
+    noise.reset([0], [seed])
     part = columns(inputs, Z, H)
     controller = Controller(part.stop - part.start, DOOM)
     layers = controller.layers(torch.from_numpy(params_N.astype(np.float32))[None])
     memory = sense._rnn.initial(1)
     obs_B, return_, length, gained = envs.reset([seed]), 0.0, 0, 0
-    seen._noise.reset([0], [seed])
-    while envs.playing_B[0] and (patience is None or length - gained < patience):
+    while envs.alive_B[0] and (patience is None or length - gained < patience):
         mu = obs_B.reshape(1, -1)[:, :Z].astype(np.float32) / 255
-        noise = seen._noise.at(np.array([0]), np.array([length]))
-        z = torch.from_numpy(mu + 0.1 * noise if latent == "sample" else mu).float()
+        noise_RZ = noise.at(np.array([0]), np.array([length]))
+        z = torch.from_numpy(mu + 0.1 * noise_RZ if latent == "sample" else mu).float()
         action = controller(layers, torch.cat([z, *memory], dim=1)[:, part])
         memory = sense._rnn.remember(z, action, memory)
         obs_B, reward_B, _, _ = envs.step(action.numpy())
@@ -271,7 +271,7 @@ def outcome(phase: ControllerPhase) -> tuple:
         state["best"].tobytes(),
         state["best_return"],
         state["env_steps"],
-        state["episodes"],
+        state["played"],
         state["es"]["rng"]["state"]["state"],
     )
 
@@ -285,7 +285,7 @@ def test_it_is_a_phase_that_learns():
     evaluated = [row["controller/mean_return_mean"] for row in rows if len(row) == 2]
     assert len(evaluated) == 10
     assert it.best_return == max(evaluated) > evaluated[0] + 5
-    assert it.episodes == 30 * 6 * 2
+    assert it.played == 30 * 6 * 2
     assert set(it.gauges()) == {"controller/generations", "controller/sigma"}
 
 
@@ -314,10 +314,10 @@ def test_stopped_anywhere_and_resumed_equals_straight(steps, tmp_path):
 
 def test_counters_stand_still_within_a_generation():
     it = phase()
-    seen = {(it.env_steps, it.episodes, it.es.generation)}
+    seen = {(it.env_steps, it.played, it.es.generation)}
     while it.es.generation < 2:
         it.step()
-        seen.add((it.env_steps, it.episodes, it.es.generation))
+        seen.add((it.env_steps, it.played, it.es.generation))
     assert [generation for _, _, generation in sorted(seen)] == [0, 1, 2]
 
 
@@ -367,14 +367,13 @@ def test_the_policy_is_the_mean_or_the_best_mean():
 
 def test_a_nan_return_is_not_learnt_from():
     class Broken(FakeEnvs):
-        def step(self, action_BA: np.ndarray) -> tuple[np.ndarray, ...]:
-            obs_B, reward_B, *ends = super().step(action_BA)
-            return obs_B, np.full_like(reward_B, np.nan), *ends
+        def step(self, action_BA: np.ndarray) -> Step:
+            return super().step(action_BA)._replace(reward_B=np.full(self.num_envs, np.nan))
 
     def broken() -> Player:
         part = columns("zhc", Z, H)
-        seen = SeenEpisodes(Broken(6), senses(), preprocess=np.asarray)
-        return Player(seen, Controller(part.stop, DOOM), part)
+        seen = SeenEpisodes(Broken(), senses(), preprocess=np.asarray)
+        return Player(seen, Controller(part.stop, DOOM), part, 6)
 
     it = phase(executor=LocalExecutor(broken))
     mean_N = it.mean_N.copy()

@@ -89,7 +89,7 @@ class ControllerPhase:
         self.es = CMAES(num_params, config, seed=seed)
         self.mean_N = self.best_N = self.es.mean_N
         self.best_return: float | None = None  # of the best mean, when it was played
-        self.env_steps = self.episodes = 0
+        self.env_steps = self.played = 0
         self._evaluation_is_due = False
         self._under_way: State | None = None  # the state before the work in progress
 
@@ -135,7 +135,7 @@ class ControllerPhase:
         self.es.tell(self._params_PN, fitness_P)
         self.mean_N = self.es.mean_N
         self.env_steps += int(outcome.length_PE.sum())
-        self.episodes += outcome.return_PE.size
+        self.played += outcome.return_PE.size
         self._evaluation_is_due = self.es.generation % self.config.evaluate_every_generations == 0
         return {
             "controller/return_mean": float(fitness_P.mean()),
@@ -179,7 +179,7 @@ class ControllerPhase:
             "best": self.best_N,
             "best_return": self.best_return,
             "env_steps": self.env_steps,
-            "episodes": self.episodes,
+            "played": self.played,
             "evaluation_is_due": self._evaluation_is_due,
         }
 
@@ -187,7 +187,7 @@ class ControllerPhase:
         self.load_policy(state)
         self.es.load(state["es"])
         self.best_return = state["best_return"]
-        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+        self.env_steps, self.played = state["env_steps"], state["played"]
         self._evaluation_is_due, self._under_way = state["evaluation_is_due"], None
 
     def load_policy(self, state: State) -> None:

@@ -8,62 +8,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from rlzoo.data.noise import EpisodeNoise, normal
+from rlzoo.envs.batch import EpisodeBatch
 from rlzoo.nets.controller import Controller
 from rlzoo.nets.mdn_rnn import MDNRNN, Memory
 from rlzoo.nets.vae import VAE, sample
+from rlzoo.types import Step
 
 SLICE_STEPS = 20  # of all episodes, between two points where work may be interrupted
 
 Inputs = Literal["zh", "z", "h", "zhc"]
 
 
-class EpisodeBatch(Protocol):
-    """B episodes side by side. A row that is over stays so until `reset`, and costs nothing.
+class Senses:
+    """V and M as they stand between frames and C. Without `rnn` there is V alone, and H is 0.
 
-    Whoever wants to end an episode clears its flag in `playing_B`. With fewer seeds than rows the
-    last rows are over from the start.
+    They live on `device`; everything that goes in or comes out is on the CPU.
     """
 
-    num_envs: int
-
-    @property
-    def playing_B(self) -> np.ndarray: ...
-
-    def reset(self, seeds: Sequence[int]) -> np.ndarray: ...
-    def step(
-        self, action_BA: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
-    def close(self) -> None: ...
-
-
-class Senses:
-    """V and M as they stand between frames and C. Without `rnn` there is V alone, and H is 0."""
-
-    def __init__(self, vae: VAE, rnn: MDNRNN | None, *, latent: Literal["sample", "mean"]) -> None:
-        self._vae, self._rnn, self._samples = vae, rnn, latent == "sample"
+    def __init__(
+        self,
+        vae: VAE,
+        rnn: MDNRNN | None,
+        *,
+        latent: Literal["sample", "mean"],
+        device: str = "cpu",
+    ) -> None:
+        self._vae, self._rnn, self._device = vae, rnn, device
+        self._samples = latent == "sample"
         self.latent_size = vae.latent_size
         self.hidden_size = rnn.hidden_size if rnn else 0
         self.num_features = self.latent_size + 2 * self.hidden_size
 
     def look(self, frame_RHWC: np.ndarray, noise_RZ: np.ndarray) -> Tensor:
         """Latents [R, Z]."""
-        mu_RZ, logvar_RZ = self._vae.encode(torch.from_numpy(frame_RHWC))
-        return sample(mu_RZ, logvar_RZ, torch.from_numpy(noise_RZ)) if self._samples else mu_RZ
+        mu_RZ, logvar_RZ = self._vae.encode(torch.from_numpy(frame_RHWC).to(self._device))
+        if not self._samples:
+            return mu_RZ.cpu()
+        return sample(mu_RZ.cpu(), logvar_RZ.cpu(), torch.from_numpy(noise_RZ))
 
     def remember(self, feature_RF: Tensor, action_RA: Tensor) -> Tensor:
         """M's [h | c] after an action."""
         sizes = [self.latent_size, self.hidden_size, self.hidden_size]
-        z_RZ, h_RH, c_RH = feature_RF.split(sizes, dim=1)
+        z_RZ, h_RH, c_RH = feature_RF.to(self._device).split(sizes, dim=1)
         if self._rnn is None:
-            return h_RH.new_zeros(len(h_RH), 0)
-        return torch.cat(self._rnn.remember(z_RZ, action_RA, Memory(h_RH, c_RH)), dim=1)
+            return feature_RF[:, :0]
+        memory = self._rnn.remember(z_RZ, action_RA.to(self._device), Memory(h_RH, c_RH))
+        return torch.cat(memory, dim=1).cpu()
 
 
 def columns(inputs: Inputs, latent_size: int, hidden_size: int) -> slice:
@@ -83,32 +81,39 @@ class SeenEpisodes:
         preprocess: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self._envs, self._senses, self._preprocess = envs, senses, preprocess
-        self.num_envs = envs.num_envs
-        self._noise = EpisodeNoise(envs.num_envs, senses.latent_size, "latents", normal)
+        shape = (senses.num_features,)
+        self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.action_space = envs.action_space
 
     @property
-    def playing_B(self) -> np.ndarray:
-        return self._envs.playing_B
+    def num_envs(self) -> int:
+        return self._envs.num_envs
+
+    @property
+    def alive_B(self) -> np.ndarray:
+        return self._envs.alive_B
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        self._noise.reset(range(len(seeds)), seeds)
-        self._t = 0
         obs_B = self._envs.reset(seeds)
-        self._feature_BF = torch.zeros(self.num_envs, self._senses.num_features)
+        self._t = 0
+        self._noise = EpisodeNoise(len(seeds), self._senses.latent_size, "latents", normal)
+        self._noise.reset(range(len(seeds)), seeds)
+        self._feature_BF = torch.zeros(len(seeds), self._senses.num_features)
         self._look(obs_B)
         return self._feature_BF.numpy()
 
-    def step(self, action_BA: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        rows = np.flatnonzero(self.playing_B)
-        carry_RM = self._senses.remember(self._feature_BF[rows], torch.from_numpy(action_BA[rows]))
+    def step(self, action_B: np.ndarray) -> Step:
+        rows = np.flatnonzero(self.alive_B)
+        action_RA = torch.from_numpy(action_B[rows])
+        carry_RM = self._senses.remember(self._feature_BF[rows], action_RA)
         self._feature_BF[rows, self._senses.latent_size :] = carry_RM
-        obs_B, reward_B, terminated_B, truncated_B = self._envs.step(action_BA)
+        step = self._envs.step(action_B)
         self._t += 1
-        self._look(obs_B)
-        return self._feature_BF.numpy(), reward_B, terminated_B, truncated_B
+        self._look(step.next_obs_B)
+        return step._replace(next_obs_B=self._feature_BF.numpy())
 
     def _look(self, obs_B: np.ndarray) -> None:
-        rows = np.flatnonzero(self.playing_B)
+        rows = np.flatnonzero(self.alive_B)
         if len(rows):
             noise_RZ = self._noise.at(rows, np.full(len(rows), self._t))
             latent_RZ = self._senses.look(self._preprocess(obs_B[rows]), noise_RZ)
@@ -133,10 +138,13 @@ class Outcome(NamedTuple):
 
 
 class Player:
-    """Plays shares (an `executor` worker)."""
+    """Plays shares, `num_envs` episodes side by side (an `executor.Worker`)."""
 
-    def __init__(self, envs: EpisodeBatch, controller: Controller, columns: slice) -> None:
+    def __init__(
+        self, envs: EpisodeBatch, controller: Controller, columns: slice, num_envs: int
+    ) -> None:
         self._envs, self._controller, self._columns = envs, controller, columns
+        self._num_envs = num_envs
 
     def __call__(self, share: Share) -> Generator[None, None, Outcome]:
         members, episodes = len(share.params_PN), len(share.seeds)
@@ -144,8 +152,8 @@ class Player:
         member_B = np.repeat(np.arange(members), episodes)
         seed_B = np.tile(share.seeds, members)
         played = []
-        for first in range(0, len(seed_B), self._envs.num_envs):
-            batch = slice(first, first + self._envs.num_envs)
+        for first in range(0, len(seed_B), self._num_envs):
+            batch = slice(first, first + self._num_envs)
             params_BN = params_PN[member_B[batch]]
             played.append((yield from self._play(params_BN, seed_B[batch].tolist(), share)))
         return_B, length_B = (np.concatenate(parts) for parts in zip(*played, strict=True))
@@ -156,25 +164,26 @@ class Player:
     ) -> Generator[None, None, tuple[np.ndarray, np.ndarray]]:
         """Returns and lengths of episodes, each under the parameters beside it."""
         envs, patience = self._envs, share.patience_env_steps
-        return_B, length_B, gained_B = np.zeros((3, envs.num_envs))
-        action_BA = np.zeros((envs.num_envs, self._controller.action_size), np.float32)
-        feature_BF = envs.reset(seeds)
+        return_B, length_B, gained_B = np.zeros((3, len(seeds)))
+        action_BA = np.zeros((len(seeds), self._controller.action_size), np.float32)
+        with torch.inference_mode():
+            feature_BF = envs.reset(seeds)
         rows = np.empty(0, np.int64)
         t = 0
-        while envs.playing_B.any():
-            if len(rows) != envs.playing_B.sum():
-                rows = np.flatnonzero(envs.playing_B)
+        while envs.alive_B.any():
+            if len(rows) != envs.alive_B.sum():
+                rows = np.flatnonzero(envs.alive_B)
                 layers = self._controller.layers(params_BN[rows])
             with torch.inference_mode():
                 feature_RF = torch.from_numpy(feature_BF[rows, self._columns])
                 action_BA[rows] = self._controller(layers, feature_RF).numpy()
                 feature_BF, reward_B, _, _ = envs.step(action_BA)
             t += 1
-            return_B[rows] += reward_B[rows]
+            return_B += reward_B
             length_B[rows] = t
-            gained_B[rows[reward_B[rows] > 0]] = t
+            gained_B[reward_B > 0] = t
             if patience is not None:
-                envs.playing_B[t - gained_B >= patience] = False
+                envs.alive_B[t - gained_B >= patience] = False
             if t % SLICE_STEPS == 0:
                 yield
-        return return_B[: len(seeds)], length_B[: len(seeds)]
+        return return_B, length_B
