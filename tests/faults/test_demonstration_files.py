@@ -273,6 +273,8 @@ BAD_HEADERS = {
     "code": ("__import__('os').mkdir('canary')", r"obs: a malformed \.npy header"),
     "call": ("{'descr': open('canary', 'w')}", r"obs: a malformed \.npy header"),
     "deep": ("(" * 3000, r"obs: a malformed \.npy header"),
+    "minus": ("-" * 4000 + "1", r"obs: a malformed \.npy header"),
+    "sum": ("1" + "+1" * 2000, r"obs: a malformed \.npy header"),
     "other": ("{'descr': '<f4'}", r"obs: a malformed \.npy header"),
     "record": (
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,)}",
