@@ -24,8 +24,11 @@ def with_demonstrations(config: RunConfig) -> RunConfig:
     """The same run; an algorithm that learns from an expert gets random ones for its env."""
     if not hasattr(config.algo, "demonstrations"):
         return config
-    path = str(random_demonstrations(config.env.id))
-    chosen = replace(config.algo.demonstrations, path=path)
+    chosen = replace(
+        config.algo.demonstrations,
+        path=str(random_demonstrations(config.env.id)),
+        trajectories=min(config.algo.demonstrations.trajectories or _EPISODES, _EPISODES),
+    )
     return replace(config, algo=replace(config.algo, demonstrations=chosen))
 
 

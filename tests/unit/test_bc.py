@@ -350,10 +350,18 @@ def test_demonstrations_that_changed_stop_a_resume(tmp_path):
         cloning(made([20, 20], seed=1), tmp_path).load(state)
 
 
-def test_result_says_what_was_learnt_from(tmp_path):
+def test_a_run_is_timed_by_its_updates(tmp_path):
     assert train(tmp_path, saved(made([20, 20]), tmp_path), "algo.patience=null") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["env_steps"], result["offline_updates"]) == (0, 600)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    steps_of = {name: [row["step"] for row in rows if name in row] for row in rows for name in row}
+    assert steps_of["train/loss"] == [100, 200, 300, 400, 500, 600]
+    assert steps_of["eval/return_mean"] == [300, 600]
+    assert steps_of["test/last_return_mean"] == [600]
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")}
+    assert "step_000000600" in names
 
 
 # --- what others make of it -----------------------------------------------------------------------
