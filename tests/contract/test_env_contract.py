@@ -1,8 +1,13 @@
-"""Every env preset whose package is there: sound, and collected as a plain loop would step it."""
+"""Every env preset whose package is there: sound, restored as its file says, stepped as it should.
+
+The observations, rewards, ends and final observations that a collector stores are those of a plain
+loop over gymnasium's own envs.
+"""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -13,7 +18,8 @@ from gymnasium.utils.env_checker import check_env
 
 import rlzoo
 from rlzoo.data.collector import Collector
-from rlzoo.envs.make import EnvConfig, make_env, make_vector
+from rlzoo.envs.make import EnvConfig, find_spec, make_env, make_vector
+from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.seeding import TRAIN, episode_seed
 from rlzoo.settings import read
@@ -29,23 +35,28 @@ PACKAGES = {
     "takecover": "vizdoom",
     "_envpool": "envpool",
 }
+SLOW = ("car_racing", "takecover")  # their resets take a good part of a second
 NUM_ENVS = 3
 
 
-def preset(name: str) -> EnvConfig:
+def preset(name: str, **changes: int) -> EnvConfig:
     for part, package in PACKAGES.items():
         if part in name:
             pytest.importorskip(package)
     if "_mujoco" in name:
         pytest.importorskip("imageio")  # gymnasium imports it for MuJoCo's sake
     [path] = [path for path in FILES if path.stem == name]
-    limit = 8 if name.startswith(("car_racing", "takecover")) else 50  # env steps; slow, fast
-    return read(EnvConfig, yaml.safe_load(path.read_text()) | {"max_episode_steps": limit}, "env")
+    return read(EnvConfig, yaml.safe_load(path.read_text()) | changes, "env")
+
+
+def short(name: str) -> EnvConfig:
+    """The preset with episodes of few env steps."""
+    return preset(name, max_episode_steps=8 if name.startswith(SLOW) else 50)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_gymnasiums_checker_passes(name: str) -> None:
-    env = make_env(preset(name))
+    env = make_env(short(name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on wrappers and on infinite bounds
         check_env(env, skip_render_check=True)
@@ -56,10 +67,25 @@ def test_the_checker_would_object() -> None:
         def observation(self, observation: np.ndarray) -> np.ndarray:
             return observation + 100
 
-    env = OutOfBounds(make_env(preset("cartpole")))
+    env = OutOfBounds(make_env(short("cartpole")))
     with warnings.catch_warnings(), pytest.raises(AssertionError, match="observation"):
         warnings.simplefilter("ignore")
         check_env(env, skip_render_check=True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_episodes_end(name: str) -> None:
+    config = preset(name)
+    assert config.max_episode_steps or find_spec(config.id).max_episode_steps
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n.startswith(SLOW) else n for n in PRESETS],
+)
+def test_the_restore_class_is_the_one_found_by_experiment(name: str) -> None:
+    config = preset(name)
+    assert probe_restore(partial(make_env, config), 0) == config.restore
 
 
 class ScalarLoop:
@@ -134,7 +160,7 @@ def random_actions(config: EnvConfig) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_collector_equals_a_scalar_loop(name: str) -> None:
-    config = preset(name)
+    config = short(name)
     if config.backend == "envpool":
         pytest.skip("trains in another program's copy of the env, by design")
     actions = random_actions(config)
@@ -152,7 +178,7 @@ def test_a_wrong_final_observation_would_be_seen(monkeypatch: pytest.MonkeyPatch
         def step(self, action_B: np.ndarray) -> Step:
             return super().step(action_B)._replace(next_obs_B=self.obs_B)
 
-    config = preset("cartpole")
+    config = short("cartpole")
     actions = random_actions(config)
     right, _ = collected(config, actions)
     monkeypatch.setattr("rlzoo.envs.make.SyncVectorEnv", Wrong)

