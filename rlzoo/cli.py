@@ -130,12 +130,13 @@ def train(words: list[str]) -> int:
         return 0
     with StopSignal().installed() as stop:
         from rlzoo.io.run_dir import RunDir, provenance
-        from rlzoo.run import Run, check_spaces
+        from rlzoo.run import Run, check_demonstrations, check_spaces
 
         run_dir = Path(places["run_dir"])
         output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
         RunDir.check_writable(output)
         check_spaces(config)
+        check_demonstrations(config)
         if stop():
             return stop.exit_code
         if places["run_dir"]:

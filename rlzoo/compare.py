@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rlzoo import config as configuration
 from rlzoo.evaluate import text_table
 from rlzoo.io import files
+from rlzoo.io.logger import RECORD, read_curve
 from rlzoo.statistics import bootstrap_interval, iqm
 from rlzoo.types import RlzooError
 
@@ -52,7 +51,7 @@ def read_run(path: Path) -> RunRecord:
         if status == "failed":
             return RunRecord(path, settings, f"stopped with an error, see {path}")
         result = _json(path / "result.json") if (path / "result.json").exists() else None
-        record = RunRecord(path, settings, "", read_curve(path / "metrics.jsonl"), result)
+        record = RunRecord(path, settings, "", read_curve(path / RECORD, CURVE), result)
         _ = record.test_return
     except RlzooError as error:
         return RunRecord(path, settings, str(error))
@@ -64,26 +63,6 @@ def read_run(path: Path) -> RunRecord:
 
 def _json(path: Path) -> Any:
     return files.parse_json(files.read(path), path)
-
-
-def read_curve(path: Path, metric: str = CURVE) -> Curve | None:
-    """Steps and values of a metric in metrics.jsonl, None where it has no finite value.
-
-    A last line without its end is a run that is just being written, and is left out.
-    """
-    points: dict[int, float] = {}
-    *lines, _ = files.read(path).split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"metrics.jsonl, line {number}: {error}") from error
-        if row.get(metric) is not None:
-            points[int(row["step"])] = float(row[metric])
-    if not points:
-        return None
-    steps = sorted(points)
-    return np.array(steps), np.array([points[step] for step in steps])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -205,7 +205,10 @@ def _apply_where_known(values: dict[str, Any], explicit: set[str]) -> None:
         if chosen in registry.names(kind):
             known = {f.name for f in fields(registry.get(kind, chosen)[1])}
             names = [n for n in settings if n in known and f"{kind}.{n}" not in explicit]
-            values[kind].update({name: settings[name] for name in names})
+            for name in names:
+                if isinstance(settings[name], Mapping):  # nested settings keep their others
+                    settings[name] = {**(values[kind].get(name) or {}), **settings[name]}
+                values[kind][name] = settings[name]
 
 
 def _compose_with_hydra(words: list[str]) -> dict[str, Any]:

@@ -157,12 +157,8 @@ def learning_curves(
         runs = f"{len(curves)} run{'s' if len(curves) > 1 else ''}"
         name = f"{label} ({runs})"
         axes.plot(steps_T, iqm(values_TN), dashes, color=colour, linewidth=2, label=name)
-    axes.set(xlabel="environment steps", ylabel=ylabel, title=title)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(ylabel=ylabel, title=title)
+    _plain_axes(axes)
     if groups:
         axes.legend(
             frameon=False,
@@ -171,6 +167,32 @@ def learning_curves(
             bbox_to_anchor=(1.01, 1) if len(groups) > 6 else None,
         )
     return figure
+
+
+def metric_panels(panels: Mapping[str, Mapping[str, Curve | None]]) -> np.ndarray:
+    """Metrics of one run (title -> name -> curve), a panel for each title, as pixels (H, W, 3)."""
+    figure = Figure(figsize=(5 * len(panels), 3.8), dpi=100, layout="constrained")
+    for axes, (name, curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for index, (label, curve) in enumerate(curves.items()):
+            if curve is not None:
+                style = _DASHES[index % len(_DASHES)]
+                axes.plot(*curve, style, color=_COLOURS[index], linewidth=1.6, label=label)
+        axes.set(title=name)
+        _plain_axes(axes)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+    return _pixels(figure)
+
+
+def _plain_axes(axes: Axes) -> None:
+    axes.set(xlabel="environment steps")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def on_common_steps(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:

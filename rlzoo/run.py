@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rlzoo.config import RunConfig
 from rlzoo.envs.make import make_env, make_vector, restore_class
 from rlzoo.evaluate import Evaluation, Stopped, evaluate, record_episode
 from rlzoo.io import checkpoint
-from rlzoo.io.logger import Logger
+from rlzoo.io.logger import RECORD, Logger, read_curve
 from rlzoo.io.run_dir import RunDir
 from rlzoo.loop import Hooks, Loop
 from rlzoo.seeding import SELECT, TEST
@@ -45,6 +47,24 @@ def check_spaces(config: RunConfig) -> None:
         algorithm_class.check_spaces(config.algo, env.observation_space, env.action_space)
     finally:
         env.close()
+
+
+def check_demonstrations(config: RunConfig) -> None:
+    """Refuse demonstrations that nothing can be learnt from in this env; warn of foreign ones."""
+    settings = getattr(config.algo, "demonstrations", None)
+    if settings is None:
+        return
+    from rlzoo.data.demonstration_fit import fit_report
+    from rlzoo.data.demonstrations import check_fits, chosen
+
+    demonstrations = chosen(settings)
+    make = partial(make_env, config.env)
+    with closing(make()) as env:
+        spaces = env.observation_space, env.action_space
+    check_fits(demonstrations, *spaces, config.env.id)
+    restore = restore_class(config.env, config.seed)
+    for warning in fit_report(demonstrations, make, restore=restore, seed=config.seed).warnings:
+        note(f"warning: {warning}")
 
 
 def _registered(kind: str, settings: Any) -> Any:
@@ -87,8 +107,6 @@ class Run:
         )
         found = checkpoint.newest(directory.checkpoints, note)
         self.algorithm = build(config)
-        # Stored data is read at first use: now, so that a wrong file is refused at once.
-        getattr(self.algorithm, "data", None)
         if found:
             self._restore(*found)
         # Only now: it cuts off what was logged after the checkpoint.
@@ -153,7 +171,8 @@ class Run:
         try:
             result = self.play_episodes(self.config.eval.episodes, SELECT)
             improved = self.best_return is None or result.mean > self.best_return
-            film = self._film() if improved and self.can_film else None
+            wants_film = improved or self.config.logger.every_video
+            film = self._film() if wants_film and self.can_film else None
         except Stopped:
             return False
         metrics = {
@@ -164,6 +183,8 @@ class Run:
         self.log(clock, metrics)
         if self.config.logger.tensorboard:
             self._show(clock, film)
+        for name, panels in getattr(self.algorithm, "figures", {}).items():
+            self._draw(clock, name, panels)
         if improved or result.mean == self.best_return:  # of equals the newest
             self.best_return, self.best_clock = result.mean, clock
             self.save(clock)
@@ -212,6 +233,17 @@ class Run:
             self.logger.image(clock, "eval/value_map", picture_HWC)
         if film is not None:
             self.logger.video(clock, "eval/episode", *film)
+
+    def _draw(self, clock: int, name: str, panels: Mapping[str, Sequence[str]]) -> None:
+        """A figure that the algorithm asks for: its metrics so far, in panels side by side."""
+        from rlzoo.plots import metric_panels
+
+        record = self.directory.path / RECORD
+        curves = {
+            title: {metric: read_curve(record, metric) for metric in metrics}
+            for title, metrics in panels.items()
+        }
+        self.logger.figure(clock, name, metric_panels(curves))
 
     def _final_test(self) -> str:
         """Test the last and the best policy on seeds that neither training nor selection saw."""

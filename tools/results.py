@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlzoo.compare import compare, read_curve
+from rlzoo.compare import compare
+from rlzoo.io.logger import read_curve
 from rlzoo.statistics import bootstrap_interval, iqm
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"

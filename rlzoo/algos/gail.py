@@ -12,7 +12,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -122,6 +122,15 @@ class PairDiscriminator:
 
 class GAIL:
     needs = ("network",)
+    figures: ClassVar = {
+        "imitation": {
+            "return of the agent": ("rollout/return_mean", "eval/return_mean"),
+            "reward of the discriminator": (
+                "discriminator/agent_reward",
+                "discriminator/expert_reward",
+            ),
+        }
+    }
     make_discriminator: Any = PairDiscriminator
 
     def __init__(self, config: GAILConfig, setup: Setup) -> None:

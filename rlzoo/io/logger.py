@@ -26,11 +26,34 @@ RECORD, TENSORBOARD = "metrics.jsonl", "tensorboard"  # the two backends
 MAX_UNWRITTEN = 10_000  # lines that wait for a full disk to have space again
 
 
+def read_curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps and values of a metric in metrics.jsonl, None where it has no finite value.
+
+    A last line without its end is a run that is just being written, and is left out.
+    """
+    points: dict[int, float] = {}
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"metrics.jsonl, line {number}: {error}") from error
+        if row.get(metric) is not None:
+            points[int(row["step"])] = float(row[metric])
+    if not points:
+        return None
+    steps = sorted(points)
+    return np.array(steps), np.array([points[step] for step in steps])
+
+
 @dataclass(frozen=True)
 class LoggerConfig:
     tensorboard: bool = setting(True, "write TensorBoard event files into the run's tb/")
     histograms: bool = setting(True, "TensorBoard: histograms of weights and values")
     videos: bool = setting(True, "TensorBoard: evaluation films as animated GIF")
+    every_video: bool = setting(
+        False, "a film of every evaluation, not only of those with a new best policy"
+    )
 
 
 class Logger:
@@ -110,6 +133,14 @@ class Logger:
     def image(self, step: int, name: str, pixels_HWC: np.ndarray) -> None:
         """A picture, uint8."""
         self._show(step, lambda events: [events.image(name, pixels_HWC)])
+
+    def figure(self, step: int, name: str, pixels_HWC: np.ndarray) -> None:
+        """A drawing (uint8) that is also <name>.png in the run directory, until the next one."""
+        with self._survive("figures"):
+            from PIL import Image
+
+            Image.fromarray(pixels_HWC).save(self._directory / f"{name}.png")
+        self.image(step, f"figures/{name}", pixels_HWC)
 
     def video(self, step: int, name: str, frames_THWC: np.ndarray, fps: float) -> None:
         """A film (uint8) as a small animated GIF among the images; its speed is kept."""
