@@ -21,8 +21,8 @@ N = 250  # from about 100 on, the covariance matrix is not decomposed in every g
 KINDS = [(c, s) for c in ("full", "diagonal") for s in ("tpa", "csa")]
 
 
-def strategy(covariance: str, step_size: str, seed: int = 3) -> CMAES:
-    config = CMAESConfig(population=12, covariance=covariance, step_size=step_size)
+def strategy(covariance: str, step_size: str, seed: int = 3, population: int = 12) -> CMAES:
+    config = CMAESConfig(population=population, covariance=covariance, step_size=step_size)
     return CMAES(N, config, seed=seed)
 
 
@@ -90,6 +90,14 @@ def test_any_generation_can_be_the_one_that_is_saved(covariance, step_size, gene
     learn(used, 7)  # what was there before a load leaves no trace
     used.load(state)
     assert learn(used, 25) == straight
+
+
+@pytest.mark.parametrize("population", [4, 5, 7, 300])
+def test_any_population(population):
+    es, fresh = (strategy("full", "tpa", population=population) for _ in range(2))
+    learn(es, 3)
+    fresh.load(es.state())
+    assert learn(fresh, 5) == learn(es, 5)
 
 
 PARTS = {

@@ -145,7 +145,9 @@ def _strategy(num_params: int, config: CMAESConfig, rng: np.random.Generator) ->
         "AdaptSigma": adapt[config.step_size],
         "randn": lambda *shape: rng.standard_normal(shape),
         "seed": float("nan"),  # leave numpy's global generator alone
-        "conditioncov_alleviate": False,  # it would change coordinates, which are no field
+        # What would need more fields: mirrored members (in small populations), other coordinates.
+        "CMA_mirrors": 0,
+        "conditioncov_alleviate": False,
         "verbose": -9,
     }
     return cma.CMAEvolutionStrategy(np.zeros(num_params), config.sigma0, options)
