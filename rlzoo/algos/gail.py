@@ -176,7 +176,9 @@ class GAIL:
         demonstrations = chosen(config)
         rng = numpy_generator(self.setup.seed, "kept steps")
         steps = demonstrations.kept_steps(config.keep_every, rng)
-        return of_demonstrations(demonstrations, steps, absorbing=self.config.absorbing)
+        return of_demonstrations(
+            demonstrations, steps, every=config.keep_every, absorbing=self.config.absorbing
+        )
 
     # ---------------------------------------------------------------- a first phase
 

@@ -30,13 +30,16 @@ class Transitions(NamedTuple):
 
 
 def of_demonstrations(
-    demonstrations: Demonstrations, steps: np.ndarray, *, absorbing: bool
+    demonstrations: Demonstrations, steps: np.ndarray, *, every: int = 1, absorbing: bool
 ) -> Transitions:
-    """The given steps of an expert and, with `absorbing`, one more for each terminated trajectory.
+    """The given steps of an expert and, with `absorbing`, those of the absorbing state.
 
+    A terminated trajectory goes on into that state by one step, which is there if every so many-th
+    step was kept and it would have been the next: else so rare a step would be seen too often.
     Where a trajectory's last observation is not known, its last step is left out unless it
     terminated.
     """
+    kept = steps
     last = demonstrations.start[1:] - 1
     obs = demonstrations.obs
     terminated = np.zeros(len(obs), bool)
@@ -58,7 +61,8 @@ def of_demonstrations(
     )
     if not absorbing:
         return transitions
-    return with_absorbing(transitions, int(np.count_nonzero(demonstrations.terminated)))
+    ends = demonstrations.start[1:][demonstrations.terminated]
+    return with_absorbing(transitions, int(np.isin(ends, kept + every).sum()))
 
 
 def of_rollout(rollout: Rollout, obs_N: np.ndarray, env_action: np.ndarray) -> Transitions:

@@ -46,12 +46,19 @@ def test_a_step_whose_next_observation_nobody_knows_is_left_out():
 
 
 def test_some_steps_of_an_expert_and_one_absorbing_transition_for_each_terminal_state():
-    transitions = of_demonstrations(expert(), np.array([2, 4]), absorbing=True)
+    transitions = of_demonstrations(expert(), np.array([2, 4]), absorbing=True)  # every=1
     assert transitions.next_obs_B.ravel().tolist()[:2] == [3, 12]
     assert transitions.absorbing_B.tolist() == [False, False, True]
     assert transitions.terminated_B.tolist() == [True, False, True]
     assert transitions.obs_B.dtype == np.float32
     assert transitions.action_B.dtype == np.int64
+
+
+@pytest.mark.parametrize(("kept", "count"), [([0, 3], 0), ([1, 4], 1), ([2, 3], 0)])
+def test_of_every_so_many_steps_the_absorbing_one_is_kept_as_often(kept, count):
+    """Every second step: 0 (2) and 3, or 1 (3, which is the absorbing one) and 4, ..."""
+    transitions = of_demonstrations(expert(), np.array(kept), every=2, absorbing=True)
+    assert transitions.absorbing_B.tolist() == [False, False] + [True] * count
 
 
 def test_next_observations_of_a_rollout_are_the_true_ones():
