@@ -22,7 +22,7 @@ SMALL = [*Q, "debug=tiny", "logger=jsonl"]
 WRONG = [
     # names of groups' options (row 16)
     ("algo=dqnn", "unknown algo 'dqnn'. Did you mean 'dqn'?"),
-    ("algo=", "unknown algo ''. Known: dqn"),
+    ("algo=", "unknown algo ''. Known: airl"),
     ("algo=null", "unknown algo"),
     ("algo=[dqn]", "unknown algo"),
     ("algo={name:dqn}", "unknown algo"),
