@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def make_pool(
     if max_episode_steps is not None:
         settings["max_episode_steps"] = max_episode_steps
     try:
-        return envpool.make(
+        pool = envpool.make(
             task,
             env_type="gymnasium",
             num_envs=len(seeds),
@@ -69,6 +70,11 @@ def make_pool(
         )
     except TypeError as error:
         raise UsageError(f"env.kwargs: EnvPool's {task}: {error}") from error
+    with warnings.catch_warnings():
+        # Its limits are float64. The spaces are kept, so that the warnings do not come later.
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        assert pool.observation_space is not None and pool.action_space is not None
+    return pool
 
 
 class EnvPoolVectorEnv:

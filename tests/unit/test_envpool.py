@@ -23,8 +23,6 @@ from rlzoo.seeding import SELECT, TRAIN, episode_seed
 from rlzoo.settings import read
 from rlzoo.types import DataError, EnvError, NonFiniteError, UsageError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered")
-
 CAR = partial(make_pool, "CarRacing-v3", threads=1, max_episode_steps=7)
 POLE = partial(make_pool, "CartPole-v1", threads=1)
 RUN_SEED = 3
@@ -231,12 +229,13 @@ def preset(**changes) -> EnvConfig:
     return read(EnvConfig, yaml.safe_load(path.read_text()) | changes, "env")
 
 
-def test_the_preset() -> None:
+def test_the_preset(recwarn) -> None:
     config = preset(num_envs=2, restore="auto")
     envs = make_vector(config, run_seed=0)
     assert isinstance(envs, EnvPoolVectorEnv) and envs._restore == "replay"
     assert envs.obs_B.shape == (2, 96, 96, 3)
     assert preset().restore == "replay"
+    assert not [w for w in recwarn if "precision" in str(w.message)]
     envs.close()
 
 
