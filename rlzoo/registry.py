@@ -42,6 +42,10 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "trpo": Entry("rlzoo.algos.trpo:TRPO", "rlzoo.algos.trpo:TRPOConfig"),
         "bc": Entry("rlzoo.algos.bc:BC", "rlzoo.algos.bc:BCConfig"),
         "gail": Entry("rlzoo.algos.gail:GAIL", "rlzoo.algos.gail:GAILConfig"),
+        "gail_as_printed": Entry(
+            "rlzoo.algos.gail_as_printed:GAILAsPrinted",
+            "rlzoo.algos.gail_as_printed:GAILAsPrintedConfig",
+        ),
         "airl": Entry("rlzoo.algos.airl:AIRL", "rlzoo.algos.airl:AIRLConfig"),
     },
     "network": {

@@ -86,6 +86,7 @@ def build(config: RunConfig) -> Algorithm:
         device=config.device,
         compile=config.compile,
         env_id=config.env.id,
+        env_config=config.env,
     )
     algorithm: Algorithm = registry.get("algo", config.algo.name)[0](config.algo, setup)
     return algorithm

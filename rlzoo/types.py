@@ -141,6 +141,7 @@ class Setup:
     device: str = "cpu"
     compile: bool = False
     env_id: str | None = None  # what demonstrations must be of, where they name their env
+    env_config: Any = None  # of `env`, for what needs more of them
 
 
 @runtime_checkable
