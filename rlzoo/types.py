@@ -140,7 +140,7 @@ class Setup:
     replay_class: Any = None
     device: str = "cpu"
     compile: bool = False
-    env_id: str | None = None  # what demonstrations must be of, where they name their env
+    env_id: str | None = None  # what stored data must be of
     env_config: Any = None  # of `env`, for what needs more of them
 
 
@@ -153,9 +153,9 @@ class Algorithm(Protocol):
 
     The class also has `needs: tuple[str, ...]` (of 'network', 'replay') and a static
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
-    for combinations that cannot work. Optional: `histograms() -> dict[str, array]`; `q_table()`, of
-    which a map is drawn; a property `data`, what it learns from beside the env, read at first use
-    (before a run starts; to act, and so to evaluate a policy, it is not needed).
+    for combinations that cannot work. `histograms() -> dict[str, array]` is optional; so is
+    `q_table()`, of which a map is drawn, and `figures` (name -> title -> metrics), which are drawn
+    as curves. Stored data is read when it is first learnt from, so that a policy acts without it.
     """
 
     counters: Counters
