@@ -89,7 +89,7 @@ class ControllerPhase:
         self.es = CMAES(num_params, config, seed=seed)
         self.mean_N = self.best_N = self.es.mean_N
         self.best_return: float | None = None  # of the best mean, when it was played
-        self.env_steps = self.played = 0
+        self.env_steps = self.dream_steps = self.played = 0
         self._evaluation_is_due = False
         self._under_way: State | None = None  # the state before the work in progress
 
@@ -134,14 +134,18 @@ class ControllerPhase:
         fitness_P = outcome.return_PE.mean(axis=1)
         self.es.tell(self._params_PN, fitness_P)
         self.mean_N = self.es.mean_N
-        self.env_steps += int(outcome.length_PE.sum())
+        steps = int(outcome.length_PE.sum())
+        if self.config.train_in == "dream":
+            self.dream_steps += steps
+        else:
+            self.env_steps += steps
         self.played += outcome.return_PE.size
         self._evaluation_is_due = self.es.generation % self.config.evaluate_every_generations == 0
         return {
-            "controller/return_mean": float(fitness_P.mean()),
-            "controller/return_max": float(fitness_P.max()),
-            "controller/return_std": float(fitness_P.std()),
-            "controller/length_mean_env_steps": float(outcome.length_PE.mean()),
+            "rollout/return_mean": float(fitness_P.mean()),
+            "rollout/return_max": float(fitness_P.max()),
+            "rollout/return_std": float(fitness_P.std()),
+            "rollout/length_mean_env_steps": float(outcome.length_PE.mean()),
         }
 
     def _evaluated(self, outcome: Outcome) -> Metrics:
@@ -150,14 +154,15 @@ class ControllerPhase:
         if self.best_return is None or return_mean > self.best_return:
             self.best_N, self.best_return = self.mean_N, return_mean
         return {
-            "controller/mean_return_mean": return_mean,
-            "controller/mean_return_std": float(outcome.return_PE.std()),
+            "eval/heldout_return_mean": return_mean,
+            "eval/heldout_return_std": float(outcome.return_PE.std()),
         }
 
     def gauges(self) -> dict[str, float]:
         return {
-            "controller/generations": float(self.es.generation),
-            "controller/sigma": self.es.sigma,
+            "train/generations": float(self.es.generation),
+            "train/sigma": self.es.sigma,
+            "train/dream_steps": float(self.dream_steps),
         }
 
     def done(self) -> bool:
@@ -179,6 +184,7 @@ class ControllerPhase:
             "best": self.best_N,
             "best_return": self.best_return,
             "env_steps": self.env_steps,
+            "dream_steps": self.dream_steps,
             "played": self.played,
             "evaluation_is_due": self._evaluation_is_due,
         }
@@ -187,8 +193,9 @@ class ControllerPhase:
         self.load_policy(state)
         self.es.load(state["es"])
         self.best_return = state["best_return"]
-        self.env_steps, self.played = state["env_steps"], state["played"]
-        self._evaluation_is_due, self._under_way = state["evaluation_is_due"], None
+        self.env_steps, self.dream_steps = state["env_steps"], state["dream_steps"]
+        self.played, self._evaluation_is_due = state["played"], state["evaluation_is_due"]
+        self._under_way = None
 
     def load_policy(self, state: State) -> None:
         """Only the parameters of the policy."""

@@ -73,6 +73,9 @@ def columns(inputs: Inputs, latent_size: int, hidden_size: int) -> slice:
 class SeenEpisodes:
     """An EpisodeBatch of frames as one of features."""
 
+    num_envs: int
+    alive_B: np.ndarray
+
     def __init__(
         self,
         envs: EpisodeBatch,
@@ -85,16 +88,9 @@ class SeenEpisodes:
         self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.action_space = envs.action_space
 
-    @property
-    def num_envs(self) -> int:
-        return self._envs.num_envs
-
-    @property
-    def alive_B(self) -> np.ndarray:
-        return self._envs.alive_B
-
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         obs_B = self._envs.reset(seeds)
+        self.num_envs, self.alive_B = len(seeds), self._envs.alive_B
         self._t = 0
         self._noise = EpisodeNoise(len(seeds), self._senses.latent_size, "latents", normal)
         self._noise.reset(range(len(seeds)), seeds)
@@ -108,6 +104,7 @@ class SeenEpisodes:
         carry_RM = self._senses.remember(self._feature_BF[rows], action_RA)
         self._feature_BF[rows, self._senses.latent_size :] = carry_RM
         step = self._envs.step(action_B)
+        self.alive_B = self._envs.alive_B
         self._t += 1
         self._look(step.next_obs_B)
         return step._replace(next_obs_B=self._feature_BF.numpy())

@@ -1,0 +1,113 @@
+"""What finished phases leave to later ones, of this run or of another that it builds on.
+
+    collect     the path of a store of frames
+    vision      V's parameters
+    encode      the path of a store of latents, and the first ones of some episodes
+    memory      M's parameters
+    controller  C's parameters, and all of its search
+
+All but the stores is in the run's own checkpoints; paths are relative to the run's directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from rlzoo.algos.world_models.config import NEEDS
+from rlzoo.algos.world_models.phases import Phase
+from rlzoo.data.dream import Beginnings
+from rlzoo.data.frame_store import FrameStore
+from rlzoo.nets.state import load_module
+from rlzoo.types import DataError, State
+
+STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
+NETWORKS = {"vision": "vae", "memory": "rnn"}
+MAX_BEGINNINGS = 1000
+# phase -> phases without which, made anew, what it left is worth nothing
+MADE_WITH = {
+    "collect": (),
+    "vision": (),
+    "encode": ("collect", "vision"),
+    "memory": ("vision",),
+    "controller": ("vision", "memory"),
+}
+
+
+class Artefacts:
+    """By the name of the phase that left them; `about` says which env they must be of."""
+
+    def __init__(self, directory: Path, about: Mapping[str, Any]) -> None:
+        self._directory, self.about = directory, dict(about)
+        self._left: dict[str, State] = {}
+
+    def __contains__(self, phase: str) -> bool:
+        return phase in self._left
+
+    def __getitem__(self, phase: str) -> State:
+        return self._left[phase]
+
+    def keep(self, phase: Phase) -> None:
+        """Take over what a finished phase leaves."""
+        self._left[phase.name] = self._left_by(phase)
+
+    def _left_by(self, phase: Phase) -> State:
+        if phase.name in NETWORKS:
+            return {"network": phase.state()[NETWORKS[phase.name]]}
+        if phase.name not in STORES:
+            return phase.state()
+        store: FrameStore = getattr(phase, STORES[phase.name])
+        left: State = {"path": os.path.relpath(store.directory, self._directory)}
+        if phase.name == "encode":
+            first = store.start_E[:-1][:MAX_BEGINNINGS]
+            left |= {name: store.rows(name, first).astype(np.float32) for name in ("mu", "logvar")}
+        return left
+
+    def borrow(self, directory: Path, state: State, plan: Sequence[str], continued: bool) -> None:
+        """Take what another run left and the phases of `plan` neither make nor make stale.
+
+        Where they are `continued`, what they begin with, too. DataError if that run is of another
+        env or lacks something that they need.
+        """
+        if "about" not in state:
+            raise DataError(f"{directory}: not a run of world_models")
+        if state["about"] != self.about:
+            raise DataError(f"{directory}: made with {state['about']}, expected {self.about}")
+        for phase, left in state["left"].items():
+            is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
+            if not is_stale or (phase in plan and continued):
+                path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
+                self._left[phase] = left | path if "path" in left else left
+        for phase in plan:
+            needed = NEEDS.get(phase, phase)
+            if needed not in plan and needed not in self._left:
+                raise DataError(f"{directory}: its phase '{needed}' is not finished")
+
+    def store(self, phase: str) -> FrameStore:
+        path = self._directory / self._left[phase]["path"]
+        return FrameStore.open(Path(os.path.normpath(path)), about=self.about)
+
+    def load_network(self, phase: str, network: nn.Module) -> None:
+        """Put V's or M's parameters in place, if there are any; DataError for other sizes."""
+        if phase in self._left:
+            try:
+                load_module(network, self._left[phase]["network"])
+            except DataError as error:
+                raise DataError(f"algo.{phase}: {error}") from error
+
+    def beginnings(self) -> Beginnings:
+        """What dreams begin with; DataError if nothing was encoded."""
+        if "encode" not in self._left:
+            raise DataError("a dream needs the latents that the phase 'encode' leaves")
+        return Beginnings(self._left["encode"]["mu"], self._left["encode"]["logvar"])
+
+    def state(self) -> State:
+        return {"about": self.about, "left": self._left}
+
+    def load(self, state: State) -> None:
+        self._left = dict(state["left"])

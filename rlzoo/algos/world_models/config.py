@@ -1,0 +1,87 @@
+"""The settings of World Models: a group for each phase, and which phases a run goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlzoo.algos.world_models.collect import CollectConfig
+from rlzoo.algos.world_models.controller import ControllerConfig
+from rlzoo.algos.world_models.memory import MemoryConfig
+from rlzoo.algos.world_models.vision import EncodeConfig, VisionConfig
+from rlzoo.settings import nearest, setting
+from rlzoo.types import UsageError
+
+PHASES = ("collect", "vision", "encode", "memory", "controller")
+# What a phase cannot do without, and which phase leaves it.
+NEEDS = {"vision": "collect", "encode": "collect", "memory": "encode"}
+
+
+@dataclass(frozen=True)
+class RandomPlayConfig(CollectConfig):
+    policy: Literal["networks", "brownian", "held", "one_control"] = setting(
+        "networks",
+        "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
+        "uniform actions held for 1 to 10 steps (TakeCover), or one control of CarRacing at a time",
+    )
+    forced_start_steps: int = setting(
+        0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
+    )
+
+
+@dataclass(frozen=True)
+class WorldModelsConfig:
+    """A phase that is left out has taught nothing: V and M stay as they were made, at random."""
+
+    name: str = "world_models"
+    phases: tuple[str, ...] = setting(
+        PHASES, "the phases of this run, some or all of them, in this order", fixed=True
+    )
+    source: str = setting(
+        "", "a run whose frames, latents, V, M and C stand in for phases left out", fixed=True
+    )
+    continued: bool = setting(
+        False, "V, M and C begin as the source's, where this run trains them, not anew", fixed=True
+    )
+    collect: RandomPlayConfig = setting(RandomPlayConfig(), "random play")
+    vision: VisionConfig = setting(VisionConfig(), "V, the VAE")
+    encode: EncodeConfig = setting(EncodeConfig(), "from frames to latents")
+    memory: MemoryConfig = setting(MemoryConfig(), "M, the MDN-RNN")
+    controller: ControllerConfig = setting(ControllerConfig(), "C, searched by CMA-ES")
+
+    def check(self) -> None:
+        for name in self.phases:
+            if name not in PHASES:
+                raise UsageError(
+                    f"algo.phases: unknown phase '{name}'.{nearest(name, PHASES)} "
+                    f"Known: {', '.join(PHASES)}"
+                )
+        if not self.phases or list(self.phases) != sorted(set(self.phases), key=PHASES.index):
+            raise UsageError(
+                f"algo.phases: got {list(self.phases)}, expected one or more of "
+                f"{', '.join(PHASES)}, in this order"
+            )
+        if self.controller.train_in == "dream":
+            self._check_dream()
+        if not self.source:
+            self._check_without_source()
+
+    def _check_dream(self) -> None:
+        if not (self.memory.reward_head or self.memory.done_head):
+            raise UsageError(
+                "algo.controller.train_in=dream: all episodes would be equal, expected "
+                "algo.memory.done_head=true or algo.memory.reward_head=true"
+            )
+
+    def _check_without_source(self) -> None:
+        if self.continued:
+            raise UsageError("algo.continued=true: got no algo.source, expected a run")
+        needs = dict(NEEDS)
+        if self.controller.train_in == "dream":
+            needs["controller"] = "encode"
+        for name in self.phases:
+            if name in needs and needs[name] not in self.phases:
+                raise UsageError(
+                    f"algo.phases: '{name}' needs what '{needs[name]}' leaves: add that phase, or "
+                    "a run that went through it (algo.source=RUN)"
+                )

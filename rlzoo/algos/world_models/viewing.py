@@ -1,0 +1,59 @@
+"""What V sees and M expects, as pictures: beside the real frames, and as dreams without any.
+
+Shape suffixes: B envs, T frames of a film, H x W pixels, M numbers carried from step to step.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+
+from rlzoo.algos.world_models.agent import WorldModels
+from rlzoo.algos.world_models.worker import to_frames
+from rlzoo.data.dream import Dream
+from rlzoo.losses.mixture import mixture_mean, split_mixture
+from rlzoo.nets.vae import as_frames
+
+
+@torch.inference_mode()
+def beside(agent: WorldModels, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.ndarray:
+    """Frames [B, H, 3 * W, 3] uint8: what is there, what V keeps of it, what M had expected.
+
+    `memory_BM` is what `act_with_memory` takes together with these observations.
+    """
+    frame_BHWC, device = to_frames(obs_B), agent.setup.device
+    mu_BZ, _ = agent.vae.encode(torch.from_numpy(frame_BHWC).to(device))
+    shown = [frame_BHWC, as_frames(agent.vae.decode(mu_BZ)).cpu().numpy()]
+    if agent.senses.hidden_size:
+        h_BH = torch.from_numpy(memory_BM[:, : agent.senses.hidden_size]).to(device)
+        mixture = split_mixture(agent.rnn.predict(h_BH).mixture, agent.rnn.num_components)
+        shown.append(as_frames(agent.vae.decode(mixture_mean(mixture))).cpu().numpy())
+    return np.concatenate(shown, axis=2)
+
+
+def dream_film(
+    agent: WorldModels, *, seed: int, max_steps: int, temperature: float | None = None
+) -> tuple[np.ndarray, float]:
+    """An episode that the policy dreams, decoded: frames [T, H, W, 3] uint8 and its return.
+
+    The temperature is that of the settings where none is given. DataError without latents to
+    begin with.
+    """
+    config = agent.config.controller
+    dream = Dream(
+        deepcopy(agent.rnn).cpu(),
+        agent.artefacts.beginnings(),
+        agent.env.action_space,
+        temperature=config.temperature if temperature is None else temperature,
+        max_steps=max_steps,
+        vae=deepcopy(agent.vae).cpu(),
+    )
+    feature_BF, return_ = dream.reset([seed]), 0.0
+    frames = [dream.render()[0]]
+    while dream.alive_B[0]:
+        step = dream.step(agent.policy(feature_BF))
+        feature_BF, return_ = step.next_obs_B, return_ + float(step.reward_B[0])
+        frames.append(dream.render()[0])
+    return np.stack(frames), return_

@@ -1,0 +1,480 @@
+"""World Models as one algorithm: phases in order, exact resume, artefacts of other runs, acting."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlzoo.algos.world_models.agent import WorldModels
+from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
+from rlzoo.algos.world_models.population import Share
+from rlzoo.algos.world_models.viewing import beside, dream_film
+from rlzoo.algos.world_models.worker import Recipe, make_player
+from rlzoo.envs.batch import GymEpisodes
+from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.sync import SyncVectorEnv
+from rlzoo.executor import finished
+from rlzoo.io import checkpoint
+from rlzoo.settings import read
+from rlzoo.types import Algorithm, DataError, Setup, State, UsageError
+
+
+class Lamp(gymnasium.Env[np.ndarray, Any]):
+    """A picture whose brightness wanders; the reward is higher for actions that match it."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t, self.light = 0, int(self.np_random.integers(256))
+        return self._seen(), {}
+
+    def _seen(self) -> np.ndarray:
+        picture = np.full((64, 64, 3), self.light, np.uint8)
+        picture[: self.t * 4] = 255 - self.light
+        return picture
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        reward = 1 - abs(float(action[0]) - (self.light / 127.5 - 1))
+        self.light = (self.light + int(20 * action[1])) % 256
+        return self._seen(), reward, self.light > 250, self.t == 9, {}
+
+
+class Source(NamedTuple):
+    directory: Path
+    state: State
+
+
+@dataclass(frozen=True)
+class FullSetup(Setup):
+    directory: Path | None = None
+    make_episodes: Any = None
+    source: Source | None = None
+
+
+TINY: dict[str, Any] = {
+    "collect": {"episodes": 6, "max_episode_steps": 8, "policy": "held"},
+    "vision": {"latent_size": 3, "epochs": 1, "batch_size": 8, "block_updates": 2},
+    "memory": {"hidden_size": 4, "epochs": 2, "batch_size": 2, "block_updates": 1},
+    "controller": {"population": 4, "evaluate_every_generations": 2, "evaluate_episodes": 2},
+}
+
+
+def settings(**changes: Any) -> WorldModelsConfig:
+    """TINY, with single settings of its groups changed, such as controller={"inputs": "z"}."""
+    merged = {group: {**TINY[group], **changes.pop(group, {})} for group in TINY}
+    return read(WorldModelsConfig, {**merged, **changes})
+
+
+def agent(
+    directory: Path | None = None,
+    *,
+    seed: int = 0,
+    total: int = 250,
+    source: Source | None = None,
+    env_id: str = "Lamp-v0",
+    **changes: Any,
+) -> WorldModels:
+    torch.set_num_threads(1)
+    members = [
+        EpisodeEnv(Lamp, run_seed=seed, purpose="train", env_index=i, restore="replay")
+        for i in range(3)
+    ]
+    setup = FullSetup(
+        env=SyncVectorEnv(members),
+        seed=seed,
+        total_env_steps=total,
+        env_id=env_id,
+        directory=directory,
+        make_episodes=partial(GymEpisodes, Lamp),
+        source=source,
+    )
+    config = settings(source=str(source.directory) if source else "", **changes)
+    return WorldModels(config, setup)
+
+
+def fingerprint(tree: Any) -> str:
+    if isinstance(tree, dict):
+        return str({key: fingerprint(tree[key]) for key in sorted(tree)})
+    if hasattr(tree, "shape"):
+        return hashlib.sha256(np.asarray(tree).tobytes()).hexdigest()[:12]
+    return repr(tree)
+
+
+def run(algorithm: WorldModels) -> list[tuple[str, dict[str, float]]]:
+    """Until it is done: phase and metrics of each step that has some."""
+    rows = []
+    while not algorithm.done():
+        phase, metrics = algorithm.counters.phase, algorithm.step()
+        if metrics:
+            rows.append((phase, {name: float(value) for name, value in metrics.items()}))
+    return rows
+
+
+# Phases ------------------------------------------------------------------------------------------
+
+
+def test_phases_come_in_order_and_each_moves_its_own_clock(tmp_path):
+    it = agent(tmp_path)
+    assert isinstance(it, Algorithm)
+    seen, clocks = [], {}
+    while not it.done():
+        before = (it.counters.env_steps, it.counters.offline_updates)
+        phase = it.counters.phase
+        it.step()
+        moved = (it.counters.env_steps - before[0], it.counters.offline_updates - before[1])
+        seen += [phase] if phase not in seen else []
+        clocks[phase] = tuple(np.add(clocks.get(phase, (0, 0)), moved).tolist())
+    assert tuple(seen) == PHASES
+    collected = it.artefacts.store("collect").num_steps
+    assert clocks["collect"] == (collected, 0)
+    assert clocks["vision"] == (0, collected // 8)
+    assert clocks["encode"] == (0, 6)
+    assert clocks["memory"][0] == 0 < clocks["memory"][1]
+    assert clocks["controller"][0] > 0 == clocks["controller"][1]
+    assert it.counters.clock >= 250 > it.counters.clock - clocks["controller"][0]
+    assert it.params_N.any()
+
+
+def test_a_phase_can_be_the_last(tmp_path):
+    it = agent(tmp_path, total=10**6, phases=["collect", "vision"])
+    rows = run(it)
+    assert {phase for phase, _ in rows} == {"collect", "vision"}
+    assert it.counters.phase == "finished"
+    it = agent(total=10**6, phases=["controller"], controller={"generations": 3})
+    run(it)
+    assert it.counters.phase == "finished" and it.counters.updates == 3
+
+
+def test_same_seed_same_everything_other_seed_other():
+    one, two, other = agent(), agent(), agent(seed=1)
+    assert run(one) == run(two) != run(other)
+    assert fingerprint(one.state()["current"]) == fingerprint(two.state()["current"])
+
+
+def test_stopped_anywhere_and_resumed_equals_straight(tmp_path):
+    straight = agent(tmp_path / "straight")
+    rows, steps = [], 0
+    while not straight.done():
+        rows.append(straight.step())
+        steps += 1
+    wanted = fingerprint(straight.state())
+    for share in (0.02, 0.25, 0.45, 0.7, 0.95):
+        directory = tmp_path / str(share)
+        stopped = agent(directory)
+        for _ in range(int(share * steps)):
+            stopped.step()
+        path = checkpoint.save(directory / "checkpoints", 1, stopped.state(), keep_last=1)
+        for _ in range(3):  # what comes after the checkpoint leaves no trace
+            stopped.step()
+        stopped.close()
+        resumed = agent(directory)
+        resumed.load(checkpoint.load(path))
+        run(resumed)
+        assert fingerprint(resumed.state()) == wanted, share
+
+
+def test_counters_stand_still_within_a_unit():
+    """So a stop in the middle of one leaves no log line that a resumed run would write again."""
+    it = agent()
+    while not it.done():
+        before = (it.counters.clock, it.counters.updates, it.counters.episodes)
+        is_silent = it.counters.phase == "encode"
+        if not it.step() and not is_silent:
+            assert (it.counters.clock, it.counters.updates, it.counters.episodes) == before
+
+
+# Artefacts of other runs -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Source:
+    directory = tmp_path_factory.mktemp("source")
+    it = agent(directory, controller={"generations": 2}, total=10**6)
+    run(it)
+    path = checkpoint.save(directory / "checkpoints", 1, it.state(), keep_last=1)
+    return Source(directory, checkpoint.load(path))
+
+
+def network(state: State, phase: str) -> str:
+    return fingerprint(state["artefacts"]["left"][phase])
+
+
+def test_one_phase_on_anothers_artefacts_anew_and_continued(finished_run, tmp_path):
+    left = finished_run.state["artefacts"]["left"]
+    assert set(left) == set(PHASES)
+    anew = agent(tmp_path / "anew", source=finished_run, total=10**6, phases=["vision"])
+    assert set(anew.artefacts.state()["left"]) == {"collect"}, "what V made is worth nothing now"
+    run(anew)
+    assert network(anew.state(), "vision") == network(finished_run.state, "vision")  # same seed
+    more = agent(
+        tmp_path / "more", source=finished_run, total=10**6, phases=["vision"], continued=True
+    )
+    torch.testing.assert_close(
+        more.vae.mu.weight, torch.from_numpy(left["vision"]["network"]["mu.weight"])
+    )
+    run(more)
+    assert network(more.state(), "vision") != network(finished_run.state, "vision")
+
+
+def test_a_chain_of_runs_of_one_phase_each_equals_one_run(finished_run, tmp_path):
+    source = None
+    for phase in PHASES:
+        directory = tmp_path / phase
+        it = agent(
+            directory, source=source, phases=[phase], total=10**6, controller={"generations": 2}
+        )
+        run(it)
+        it.close()
+        source = Source(directory, it.state())
+    assert set(source.state["artefacts"]["left"]) == set(PHASES)
+    for phase in ("vision", "memory"):
+        assert network(source.state, phase) == network(finished_run.state, phase)
+    params = [s.state["artefacts"]["left"]["controller"]["mean"] for s in (source, finished_run)]
+    np.testing.assert_array_equal(*params)
+
+
+def test_a_continued_search_goes_on_and_counts_its_own_steps(finished_run, tmp_path):
+    settings = {"phases": ["controller"], "controller": {"generations": 5}, "continued": True}
+    it = agent(tmp_path, source=finished_run, total=10**6, **settings)
+    run(it)
+    assert it.counters.updates == 3 and 0 < it.counters.env_steps <= 3 * 4 * 9
+    straight = agent(tmp_path / "straight", total=10**6, controller={"generations": 5})
+    run(straight)
+    np.testing.assert_array_equal(it.params_N, straight.params_N)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"env_id": "Other-v0"}, r"made with \{'env': 'Lamp-v0'\}, expected \{'env': 'Other-v0'\}"),
+        ({"vision": {"latent_size": 5}, "phases": ["controller"]}, r"algo\.vision: network state"),
+        ({"memory": {"hidden_size": 8}, "phases": ["controller"]}, r"algo\.memory: network state"),
+    ],
+)
+def test_artefacts_that_do_not_fit_are_refused(finished_run, changes, text):
+    with pytest.raises(DataError, match=text):
+        agent(source=finished_run, **changes)
+
+
+def test_a_source_that_is_not_there_yet_is_refused(finished_run, tmp_path):
+    young = agent(tmp_path)
+    young.step()
+    for state, text in [
+        (young.state(), "its phase 'collect' is not finished"),
+        ({"network": {}}, "not a run of world_models"),
+    ]:
+        with pytest.raises(DataError, match=text):
+            agent(source=Source(tmp_path, state), phases=["vision"])
+    assert finished_run.directory.exists()
+
+
+def test_a_source_whose_frames_are_gone_is_refused(tmp_path):
+    it = agent(tmp_path / "one", phases=["collect"], total=10**6)
+    run(it)
+    next((tmp_path / "one").rglob("shard_00000.bin")).unlink()
+    later = agent(
+        tmp_path / "two", source=Source(tmp_path / "one", it.state()), phases=["vision"], total=99
+    )
+    with pytest.raises(DataError, match=r"shard_00000\.bin: missing"):
+        later.step()
+
+
+# Ablations ---------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_has_taught_nothing():
+    new = agent()
+    untrained = agent(phases=["controller"])
+    run(untrained)
+    only_v = agent(phases=["collect", "vision", "controller"])
+    run(only_v)
+    for it, same_v in ((untrained, True), (only_v, False)):
+        assert torch.equal(it.vae.mu.weight, new.vae.mu.weight) == same_v
+        assert torch.equal(it.rnn.head.weight, new.rnn.head.weight)
+        assert it.params_N.any()
+
+
+def test_v_alone_and_with_a_hidden_layer():
+    assert agent(controller={"inputs": "z"}).controller.num_params == 3 * 2 + 2
+    hidden = agent(controller={"inputs": "z", "hidden": 4})
+    assert hidden.controller.num_params == 3 * 4 + 4 + 4 * 2 + 2
+    assert hidden.initial_memory(5).shape == (5, 1)  # time alone
+
+
+# Acting ------------------------------------------------------------------------------------------
+
+
+def trained(**changes: Any) -> WorldModels:
+    it = agent(phases=["controller"], **changes)
+    rng = np.random.default_rng(0)
+    it.params_N = rng.standard_normal(it.controller.num_params)
+    return it
+
+
+def test_greedy_acting_is_repeatable_and_remembers():
+    it = trained()
+    obs_B = it.env.obs_B
+    memory_BM = it.initial_memory(3)
+    before = fingerprint(it.state())
+    first, next_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
+    again, _ = it.act_with_memory(obs_B, memory_BM, explore=False)
+    later, _ = it.act_with_memory(obs_B, next_BM, explore=False)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, it.act(obs_B, explore=False))
+    assert not np.allclose(first, later)
+    assert next_BM[:, -1].tolist() == [1, 1, 1]
+    assert fingerprint(it.state()) == before
+    assert all(it.env.action_space.contains(action) for action in first)
+    explored = it.act(obs_B, explore=True)
+    assert not np.allclose(explored, first) and fingerprint(it.state()) != before
+
+
+def test_acting_for_a_run_is_what_the_population_does():
+    """The same policy by two ways, where no noise tells them apart."""
+    it = trained(controller={"latent": "mean"})
+    recipe = Recipe(
+        config=it.config,
+        make_episodes=it.setup.make_episodes,
+        action_space=it.env.action_space,
+        vae={k: v.numpy() for k, v in it.vae.state_dict().items()},
+        rnn={k: v.numpy() for k, v in it.rnn.state_dict().items()},
+        beginnings=None,
+        threads=1,
+        device="cpu",
+    )
+    outcome = finished(make_player(recipe)(Share(it.params_N[None], (5, 6), None)))
+    for e, seed in enumerate((5, 6)):
+        env, return_, over = Lamp(), 0.0, False
+        obs, _ = env.reset(seed=seed)
+        memory_BM, length = it.initial_memory(1), 0
+        while not over:
+            action_BA, memory_BM = it.act_with_memory(obs[None], memory_BM, explore=False)
+            obs, reward, terminated, truncated, _ = env.step(action_BA[0])
+            return_, length, over = return_ + reward, length + 1, terminated or truncated
+        assert outcome.length_PE[0, e] == length
+        assert outcome.return_PE[0, e] == pytest.approx(return_, abs=1e-4)
+
+
+def test_the_policy_of_a_state_acts_the_same():
+    it = agent()
+    run(it)
+    fresh = agent()
+    fresh.load_policy(it.state())
+    np.testing.assert_array_equal(
+        fresh.act(it.env.obs_B, explore=False), it.act(it.env.obs_B, explore=False)
+    )
+
+
+def test_what_it_learns_in_a_dream():
+    it = agent(
+        total=10**6,
+        memory={"done_head": True, "reward_head": True},
+        controller={"train_in": "dream", "max_dream_steps": 6, "generations": 4, "num_envs": 4},
+    )
+    run(it)
+    controller = it.artefacts["controller"]
+    assert controller["env_steps"] == 0 < controller["dream_steps"] <= 4 * 4 * 6
+    assert it.counters.env_steps == it.artefacts.store("collect").num_steps
+    assert it.params_N.any()
+
+
+def test_pictures_beside_the_real_ones(finished_run):
+    it = agent(source=finished_run, phases=["controller"])
+    obs_B, memory_BM = it.env.obs_B, it.initial_memory(3)
+    now = beside(it, obs_B, memory_BM)
+    assert now.shape == (3, 64, 3 * 64, 3) and now.dtype == np.uint8
+    np.testing.assert_array_equal(now[:, :, :64], obs_B)
+    _, later_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
+    later = beside(it, obs_B, later_BM)
+    np.testing.assert_array_equal(now[:, :, :128], later[:, :, :128])
+    assert not np.array_equal(now[:, :, 128:], later[:, :, 128:]), "M expects something else"
+
+
+def test_a_dream_can_be_watched_without_the_stores(finished_run, tmp_path):
+    it = agent(tmp_path, controller={"generations": 2})
+    it.load_policy(finished_run.state)
+    frames_THWC, return_ = dream_film(it, seed=1, max_steps=12)
+    assert frames_THWC.shape == (13, 64, 64, 3) and return_ == 12
+    warmer, _ = dream_film(it, seed=1, max_steps=12, temperature=3.0)
+    np.testing.assert_array_equal(warmer[0], frames_THWC[0])
+    assert not np.array_equal(warmer[-1], frames_THWC[-1])
+    with pytest.raises(DataError, match="needs the latents"):
+        dream_film(agent(), seed=1, max_steps=12)
+
+
+def test_workers_end_with_the_phase():
+    it = agent(phases=["controller"], controller={"workers": 1, "generations": 1}, total=10**6)
+    it.step()
+    processes = [member.process for member in it._executor._members]
+    assert len(processes) == 1
+    it.close()
+    assert all(process._closed for process in processes)
+
+
+def test_without_a_directory_it_cleans_up():
+    it = agent(phases=["collect"])
+    it.step()
+    directory = it._directory
+    assert directory.exists()
+    it.close()
+    assert not directory.exists()
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"phases": ["vison"]}, "unknown phase 'vison'. Did you mean 'vision'?"),
+        ({"phases": []}, "expected one or more"),
+        ({"phases": ["vision", "collect"]}, "in this order"),
+        ({"phases": ["vision"]}, "'vision' needs what 'collect' leaves"),
+        ({"phases": ["collect", "vision", "memory"]}, "'memory' needs what 'encode' leaves"),
+        ({"continued": True}, "got no algo.source"),
+        ({"controller": {"train_in": "dream"}}, "all episodes would be equal"),
+        (
+            {
+                "controller": {"train_in": "dream"},
+                "memory": {"done_head": True},
+                "phases": ["controller"],
+            },
+            "'controller' needs what 'encode' leaves",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(changes, text):
+    with pytest.raises(UsageError) as caught:
+        settings(**changes)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "text"),
+    [
+        (spaces.Box(0, 1, (4,)), Lamp.action_space, "expected pictures"),
+        (spaces.Box(0, 255, (50, 50, 3), np.uint8), Lamp.action_space, "expected pictures"),
+        (Lamp.observation_space, spaces.Discrete(3), "expected a bounded Box"),
+    ],
+)
+def test_other_spaces_are_refused(space, actions, text):
+    with pytest.raises(UsageError, match=text):
+        WorldModels.check_spaces(settings(), space, actions)
+
+
+def test_what_is_for_cars_is_refused_elsewhere():
+    forced = settings(collect={"forced_start_steps": 5})
+    with pytest.raises(UsageError, match="are for CarRacing"):
+        WorldModels.check_spaces(forced, Lamp.observation_space, Lamp.action_space)
