@@ -237,6 +237,16 @@ def test_no_component_is_picked_that_is_not_there() -> None:
     assert (samples(1.0, mixture) - 100).abs().max() < 1e-3
 
 
+def test_probabilities_that_add_up_to_less_than_one_pick_no_component_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mixture = split_mixture(draw(1000, 1 * 3 * 5), 5)
+    largest = 1 - 2**-24  # that `uniform_` gives
+    assert (mixture.logit.softmax(dim=-1).cumsum(dim=-1)[..., -1] < largest).any()
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator: self.fill_(largest))
+    assert sample_mixture(mixture, 1.0, torch_generator(0, "samples")).shape == (1000, 1)
+
+
 def test_samples_follow_their_generator_alone() -> None:
     assert torch.equal(samples(1.15), samples(1.15))
     state = torch.random.get_rng_state()

@@ -80,6 +80,9 @@ def test_layers_are_the_papers() -> None:
     encoder = [(3, 32, 4), (32, 64, 4), (64, 128, 4), (128, 256, 4)]
     assert sizes == [*encoder, (1024, 128, 5), (128, 64, 5), (64, 32, 6), (32, 3, 6)]
     assert [m.stride for m in layers if m.in_channels != 1024] == [(2, 2)] * 7
+    vae = make()
+    assert [type(m) for m in vae.encoder] == [nn.Conv2d, nn.ReLU] * 4 + [nn.Flatten]
+    assert [type(m) for m in vae.decoder] == [nn.ReLU, nn.ConvTranspose2d] * 3
 
 
 def test_bfloat16_differs_by_roundings_only() -> None:

@@ -166,6 +166,24 @@ def test_each_epoch_learns_from_each_sequence_once(tmp_path: Path) -> None:
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.parametrize(("most", "is_clipped"), [(1e-3, True), (1e3, False)])
+def test_each_element_of_the_gradient_is_clipped(
+    tmp_path: Path, most: float, is_clipped: bool
+) -> None:
+    phase = memory(tmp_path, max_grad_value=most)
+    largest = []
+    step = phase.optimizer.step
+
+    def spy(gradient: torch.Tensor) -> None:
+        largest.append(gradient.abs().max().item())
+        step(gradient)
+
+    phase.optimizer.step = spy  # type: ignore[method-assign]
+    finish(phase)
+    assert (max(largest) == pytest.approx(most)) == is_clipped
+    assert max(largest) > 0.9e-3
+
+
 def test_the_rate_falls_if_it_shall(tmp_path: Path) -> None:
     rates = [row["train/rnn_lr"] for row in finish(memory(tmp_path, block_updates=1))]
     assert set(rates) == {1e-3}

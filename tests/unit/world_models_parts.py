@@ -42,10 +42,11 @@ class FakeEnvs:
 
     def step(self, action_BA: np.ndarray) -> tuple[np.ndarray, ...]:
         self.t += 1
-        over_B = self.t >= 3 + self.seed_B % 7
-        reward_B = np.where(self.t > 3 + self.seed_B % 7, np.nan, action_BA.sum(axis=1))
-        is_even_B = self.seed_B % 2 == 0
-        return self._obs(), reward_B, over_B & is_even_B, over_B & ~is_even_B
+        end_B = 3 + self.seed_B % 7
+        over_B, late_B = self.t >= end_B, self.t > end_B
+        reward_B = np.where(late_B, np.nan, action_BA.sum(axis=1))
+        terminates_B = (self.seed_B % 2 == 0) ^ late_B
+        return self._obs(), reward_B, over_B & terminates_B, over_B & ~terminates_B
 
 
 class FakePolicy:
