@@ -79,14 +79,26 @@ def preset_table() -> Iterator[str]:
 
 
 def settings_table(cls: type, path: str) -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
     yield from header("setting", "default", "expected", "meaning")
+    yield from settings_rows(cls, path)
+
+
+def settings_rows(cls: type, path: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         is_choice = field.name == "name" and path in KINDS  # made with algo=NAME
-        if "help" in field.metadata and not is_choice:
-            name = f"{path}.{field.name}" if path else field.name
-            expected = expected_values(hints[field.name], field.metadata)
-            yield row(f"`{name}`", f"`{text(field.default)}`", expected, field.metadata["help"])
+        if "help" not in field.metadata or is_choice:
+            continue
+        name, meaning = f"{path}.{field.name}" if path else field.name, field.metadata["help"]
+        hint = hints[field.name]
+        if hint in shipped("algo").values():  # an algorithm within another
+            link = f"[as of `algo={field.default.name}`](#algo{field.default.name})"
+            yield row(f"`{name}.*`", "", link, meaning)
+        elif dataclasses.is_dataclass(hint):
+            yield from settings_rows(typing.cast(type, hint), name)
+        else:
+            expected = expected_values(hint, field.metadata)
+            yield row(f"`{name}`", f"`{text(field.default)}`", expected, meaning)
 
 
 def expected_values(hint: Any, metadata: Mapping[str, Any]) -> str:
