@@ -19,8 +19,8 @@ from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
 from rlzoo.algos.world_models.population import Share
 from rlzoo.algos.world_models.viewing import beside, dream_film
 from rlzoo.algos.world_models.worker import Recipe, make_player
-from rlzoo.envs.batch import GymEpisodes
 from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.make import EnvConfig, make_episode_batch
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.executor import finished
 from rlzoo.io import checkpoint
@@ -51,6 +51,10 @@ class Lamp(gymnasium.Env[np.ndarray, Any]):
         return self._seen(), reward, self.light > 250, self.t == 9, {}
 
 
+gymnasium.register("Lamp-v0", entry_point=Lamp)
+LAMP = EnvConfig(id="test_world_models_agent:Lamp-v0", restore="replay")
+
+
 class Source(NamedTuple):
     directory: Path
     state: State
@@ -59,7 +63,6 @@ class Source(NamedTuple):
 @dataclass(frozen=True)
 class FullSetup(Setup):
     directory: Path | None = None
-    make_episodes: Any = None
     source: Source | None = None
 
 
@@ -97,7 +100,7 @@ def agent(
         total_env_steps=total,
         env_id=env_id,
         directory=directory,
-        make_episodes=partial(GymEpisodes, Lamp),
+        env_config=LAMP,
         source=source,
     )
     config = settings(source=str(source.directory) if source else "", **changes)
@@ -346,7 +349,7 @@ def test_acting_for_a_run_is_what_the_population_does():
     it = trained(controller={"latent": "mean"})
     recipe = Recipe(
         config=it.config,
-        make_episodes=it.setup.make_episodes,
+        make_episodes=partial(make_episode_batch, LAMP),
         action_space=it.env.action_space,
         vae={k: v.numpy() for k, v in it.vae.state_dict().items()},
         rnn={k: v.numpy() for k, v in it.rnn.state_dict().items()},

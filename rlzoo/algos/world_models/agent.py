@@ -41,6 +41,7 @@ from rlzoo.data.random_policies import (
     RandomNetworks,
     RandomPolicy,
 )
+from rlzoo.envs.make import make_episode_batch
 from rlzoo.executor import Executor, make_executor
 from rlzoo.nets.state import module_state
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
@@ -191,7 +192,7 @@ class WorldModels:
         return make[name]()
 
     def _collect(self) -> CollectPhase:
-        envs = self.setup.make_episodes()
+        envs = make_episode_batch(self.setup.env_config)
         envs.num_envs = self.env.num_envs
         [action_size] = self.env.action_space.shape
         return CollectPhase(
@@ -253,7 +254,7 @@ class WorldModels:
         config = self.config.controller
         recipe = Recipe(
             config=self.config,
-            make_episodes=self.setup.make_episodes,
+            make_episodes=partial(make_episode_batch, self.setup.env_config),
             action_space=self.env.action_space,
             vae=as_arrays(self.vae),
             rnn=as_arrays(self.rnn),
