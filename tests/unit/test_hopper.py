@@ -128,7 +128,7 @@ def test_an_episode_is_a_function_of_its_seed() -> None:
 
 @pytest.mark.slow
 def test_long_episodes_are_functions_of_their_seeds() -> None:
-    check_repeatable(32, 1000)
+    check_repeatable(12, 1000)
 
 
 def test_something_that_outlives_a_reset_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
