@@ -218,16 +218,16 @@ class Shrink:
 
     def view(self) -> None:
         """Take over what the canvas holds above the dashboard."""
-        smoothscale(self._view, self._narrow_view.size, self._narrow_view)
+        smoothscale(self._view, self._narrow_view.get_size(), self._narrow_view)
         self._upright[:VIEW_H] = self._upside_down[::-1]
 
     def panel(self) -> None:
         """Take over the dashboard, which is drawn upright."""
-        smoothscale(self._panel, self._narrow_panel.size, self._narrow_panel)
+        smoothscale(self._panel, self._narrow_panel.get_size(), self._narrow_panel)
 
     def picture(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
-        smoothscale(self._narrow, self._small.size, self._small)
+        smoothscale(self._narrow, self._small.get_size(), self._small)
         return self._pixels[..., 2::-1].copy()
 
 
