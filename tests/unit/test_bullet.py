@@ -211,7 +211,8 @@ def test_long_episodes_are_functions_of_their_seeds(name: str) -> None:
             over = terminated or truncated
         episodes.append(np.array(actions))
     env.close()
-    assert max(map(len, episodes)) >= (100 if name == "Walker2D" else 1000)
+    # The expert for the walker was trained in another simulator, and falls soon.
+    assert max(map(len, episodes)) >= (60 if name == "Walker2D" else 1000)
     check_repeatable(name, episodes, 211)
 
 
