@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes or mends .venv at the repository root. Where it is up to date, this takes a few ms.
-#   tools/setup.sh [EXTRA...]    with these extras of pyproject.toml: dev, video, bench
+#   tools/setup.sh [EXTRA...]    with these extras of pyproject.toml: dev, video, bench, mujoco, ...
 # RLZOO_PYTHON names the interpreter for a new .venv.
 set -eu
 
@@ -49,6 +49,6 @@ is_up_to_date "$@" && exit
 if [ -n "${RLZOO_PYTHON:-}" ]; then
     find_python "$RLZOO_PYTHON"
 else
-    find_python python3.13 python3.12 python3.11 python3 python
+    find_python python3.11 python3.13 python3.12 python3 python # the wheel of pybullet is for 3.11
 fi
 exec "$python" "$root/tools/install.py" "$checksum" "$@"
