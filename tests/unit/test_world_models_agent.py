@@ -417,6 +417,20 @@ def test_a_dream_can_be_watched_without_the_stores(finished_run, tmp_path):
         dream_film(agent(), seed=1, max_steps=12)
 
 
+def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):
+    it = agent(tmp_path, phases=["collect", "vision"], total=10**6)
+    seen = []
+    while not it.done():
+        it.step()
+        images, films = it.pictures()
+        seen.append({*images, *films})
+    collect, vision = {"collect/frames"}, {"vision/samples", "vision/latent_walk"}
+    assert collect in seen and seen.index(collect) == 0
+    assert vision <= seen[-1], "its last pictures, after its end"
+    images, films = it.pictures()
+    assert not images and not films
+
+
 def test_workers_end_with_the_phase():
     it = agent(phases=["controller"], controller={"workers": 1, "generations": 1}, total=10**6)
     it.step()

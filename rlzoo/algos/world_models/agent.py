@@ -63,6 +63,7 @@ class WorldModels:
         self._scratch = TemporaryDirectory(prefix="rlzoo-") if setup.directory is None else None
         self._directory = Path(self._scratch.name if self._scratch else setup.directory)
         self._phase: Phase | None = None  # made when its turn comes
+        self._ended: Phase | None = None  # the one before it, until its pictures are asked for
         self._executor: Executor | None = None
 
         action_space = self.env.action_space
@@ -166,6 +167,7 @@ class WorldModels:
         self.artefacts.keep(phase)
         self._take_artefacts()
         self._leave()
+        self._ended = phase
         plan = self.config.phases
         following = plan[plan.index(phase.name) + 1 :]
         self.counters.phase = following[0] if following else FINISHED
@@ -295,13 +297,15 @@ class WorldModels:
         gauges = getattr(self._phase, "gauges", dict)
         return {"train/updates": float(self.counters.updates), **gauges()}
 
-    def images(self) -> Images:
-        images = getattr(self._phase, "images", dict)
-        return images()
-
-    def films(self) -> Films:
-        films = getattr(self._phase, "films", dict)
-        return films()
+    def pictures(self) -> tuple[Images, Films]:
+        """Of the current phase, and once of the one that has just ended."""
+        images: Images = {}
+        films: Films = {}
+        for phase in (self._ended, self._phase):
+            images |= getattr(phase, "images", dict)()
+            films |= getattr(phase, "films", dict)()
+        self._ended = None
+        return images, films
 
     def state(self) -> State:
         return {
