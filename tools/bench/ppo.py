@@ -1,4 +1,4 @@
-"""PPO on CartPole-v1: env steps per second, ours against Stable-Baselines3 doing the same work.
+"""PPO on CartPole-v1 and HopperBulletEnv-v0: env steps per second, ours against Stable-Baselines3 doing the same work.
 
     tools/setup.sh bench && .venv/bin/python tools/bench/ppo.py [--pairs 5] [--json FILE]
 
@@ -26,6 +26,8 @@ class Task:
     batch_size: int
     epochs: int
     work: int  # rollouts
+    env: str = "cartpole"
+    id: str = "CartPole-v1"  # for SB3, which makes the env as it comes
 
     @property
     def env_steps(self) -> int:
@@ -36,6 +38,7 @@ TASKS = {
     "wide": Task(8, 256, 256, 10, 12),
     "preset": Task(8, 32, 256, 20, 80),
     "single": Task(1, 2048, 64, 10, 8),
+    "hopper": Task(1, 2048, 64, 10, 6, "hopper_bullet", "HopperBulletEnv-v0"),
 }
 WARM_UP = 2  # rollouts
 
@@ -48,7 +51,7 @@ def ours(name: str, *, compiled: bool) -> Measurement:
     config = compose(
         [
             "algo=ppo",
-            "env=cartpole",
+            f"env={task.env}",
             "experiment=none",
             f"env.num_envs={task.num_envs}",
             f"total_env_steps={SCHEDULE_ENV_STEPS}",
@@ -88,11 +91,14 @@ def stable_baselines3(name: str) -> Measurement:
         def _on_step(self) -> bool:
             return len(self.marks) < 2
 
+    if name == "hopper":
+        import pybullet_envs_gymnasium  # noqa: F401  registers its envs
+
     torch.set_num_threads(1)
     task = TASKS[name]
     model = PPO(
         "MlpPolicy",
-        make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=0),
+        make_vec_env(task.id, n_envs=task.num_envs, seed=0),
         learning_rate=LR,
         n_steps=task.rollout,
         batch_size=task.batch_size,
@@ -117,5 +123,5 @@ SIDES = {
 }
 
 if __name__ == "__main__":
-    title = "PPO on CartPole-v1, one torch thread, against Stable-Baselines3"
+    title = "PPO on CartPole-v1 and HopperBulletEnv-v0, one torch thread, against Stable-Baselines3"
     sys.exit(main(__file__, title, SIDES, list(TASKS), peer="SB3"))
