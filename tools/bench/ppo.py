@@ -1,4 +1,4 @@
-"""PPO on CartPole-v1 and HopperBulletEnv-v0: env steps per second, ours against Stable-Baselines3 doing the same work.
+"""PPO: env steps per second, ours against Stable-Baselines3 doing the same work.
 
     tools/setup.sh bench && .venv/bin/python tools/bench/ppo.py [--pairs 5] [--json FILE]
 
