@@ -102,8 +102,6 @@ class CarRacingFast(CarRacing):
         super().__init__(*settings)
         EzPickle.__init__(self, *settings, end_completed_lap)
         self.end_completed_lap = end_completed_lap
-        self._canvas = pygame.Surface((WINDOW_W, WINDOW_H))
-        self._shrink = {mode: Shrink(self._canvas, *size) for mode, size in SIZES.items()}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -135,8 +133,8 @@ class CarRacingFast(CarRacing):
         self._draw_field(camera)
         self._draw_polygons(camera)
         skids = mode != "state_pixels"
-        self.car.draw(self._canvas, camera.zoom, (camera.x, camera.y), camera.angle, skids)
-        shrink = self._shrink[mode]
+        self.car.draw(CANVAS, camera.zoom, (camera.x, camera.y), camera.angle, skids)
+        shrink = SHRINK[mode]
         shrink.view()
         self._draw_panel()
         shrink.panel()
@@ -153,13 +151,13 @@ class CarRacingFast(CarRacing):
     def _draw_field(self, camera: Camera) -> None:
         x, y = self.car.hull.position
         if max(abs(x), abs(y)) + (VIEW_RADIUS + MARGIN) / camera.zoom < PLAYFIELD:
-            self._canvas.fill([int(c) for c in self.bg_color])
+            CANVAS.fill([int(c) for c in self.bg_color])
             return
-        self._canvas.fill(0)
+        CANVAS.fill(0)
         b = PLAYFIELD
         corners = [camera.pixels(*corner) for corner in ((b, b), (b, -b), (-b, -b), (-b, b))]
-        gfxdraw.aapolygon(self._canvas, corners, self.bg_color)
-        gfxdraw.filled_polygon(self._canvas, corners, self.bg_color)
+        gfxdraw.aapolygon(CANVAS, corners, self.bg_color)
+        gfxdraw.filled_polygon(CANVAS, corners, self.bg_color)
 
     def _draw_polygons(self, camera: Camera) -> None:
         """Grass and road, as far as they are in view: a polygon's bounding circle tells."""
@@ -173,14 +171,14 @@ class CarRacingFast(CarRacing):
         # To integers towards zero, as pygame does with floats.
         for i, polygon in zip(visible.tolist(), corners.astype(int).tolist(), strict=True):
             color = [int(c) for c in self._color_P[i]]
-            gfxdraw.aapolygon(self._canvas, polygon, color)
-            gfxdraw.filled_polygon(self._canvas, polygon, color)
+            gfxdraw.aapolygon(CANVAS, polygon, color)
+            gfxdraw.filled_polygon(CANVAS, polygon, color)
 
     def _draw_panel(self) -> None:
-        self.surf = self._canvas  # where the inherited method draws
+        self.surf = CANVAS  # where the inherited method draws
         self._render_indicators(WINDOW_W, WINDOW_H)
         text = score(f"{self.reward:04.0f}")
-        self._canvas.blit(text, text.get_rect(center=(60, WINDOW_H - WINDOW_H * 2.5 / 40.0)))
+        CANVAS.blit(text, text.get_rect(center=(60, WINDOW_H - WINDOW_H * 2.5 / 40.0)))
 
     def _bars_leave_panel(self) -> bool:
         """Whether a bar stands out above the dashboard (no ordinary drive comes near it)."""
@@ -235,6 +233,12 @@ def surface_and_pixels(width: int, height: int) -> tuple[pygame.Surface, np.ndar
     """A surface, and its memory as an array [height, width, BGRA]."""
     pixels = np.zeros((height, width, 4), dtype=np.uint8)
     return pygame.image.frombuffer(pixels.data, (width, height), "BGRA"), pixels
+
+
+# All envs draw on these in turn, so that they stay in the processor's cache. Not for threads: nor
+# are pygame's polygons (gfxdraw), and with them gymnasium's env.
+CANVAS = pygame.Surface((WINDOW_W, WINDOW_H))
+SHRINK = {mode: Shrink(CANVAS, *size) for mode, size in SIZES.items()}
 
 
 @lru_cache(maxsize=1024)

@@ -291,6 +291,17 @@ def test_pictures_are_new_arrays(envs: Pair) -> None:
     assert (first == kept).all() and first.flags.c_contiguous and first.flags.writeable
 
 
+def test_envs_draw_on_the_same_canvas_in_turn() -> None:
+    stock, fast = [CarRacing(), CarRacing()], [CarRacingFast(), CarRacingFast()]
+    for action in [None, *held(0, 4)]:
+        for i in range(2):
+            shown = [
+                env.reset(seed=i)[0] if action is None else env.step(action)[0]
+                for env in (stock[i], fast[i])
+            ]
+            assert (shown[0] == shown[1]).all()
+
+
 def test_the_window_is_gymnasiums(monkeypatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     watched, fast = CarRacingFast(render_mode="human"), CarRacingFast()
