@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlzoo.algos.gail import GAIL
-from rlzoo.data.demonstrations import DemonstrationsConfig, chosen
+from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, chosen
 from rlzoo.data.normalize import ObsNormalizer
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import make_env
@@ -41,28 +41,18 @@ from rlzoo.types import Counters, Metrics, NonFiniteError, Setup, State, UsageEr
 class Defects:
     """What is wrong with the printed program; false repairs it."""
 
-    actor_gets_no_gradient: bool = setting(
-        True, "1: log-probabilities are taken outside of the tape; missing gradients become 0"
-    )
+    actor_gets_no_gradient: bool = setting(True, "1: log-probabilities are taken off the tape")
     never_resets: bool = setting(True, "2: a fallen hopper is stepped on, for ever")
     double_sigmoid: bool = setting(True, "4: a sigmoid, and then a loss that wants logits")
     sums_the_loss: bool = setting(True, "5: a vector of losses is differentiated, not its mean")
     skips_second_layer: bool = setting(True, "7: the discriminator's second layer is not used")
-    batch_norm: bool = setting(
-        True, "8: batch normalisation that is never in training mode: it does nothing"
-    )
+    batch_norm: bool = setting(True, "8: batch normalisation that is never in training mode")
     fixed_sigma: bool = setting(True, "9: actions have the standard deviation 1, in a box of +-1")
-    keeps_dimensions_apart: bool = setting(
-        True, "10: log-probabilities are not summed over the dimensions of the action"
-    )
-    normalizes_nothing: bool = setting(
-        True, "11: raw observations and advantages, and gradients of any size"
-    )
+    keeps_dimensions_apart: bool = setting(True, "10: a ratio for each dimension of an action")
+    normalizes_nothing: bool = setting(True, "11: observations, advantages, gradients as they are")
     wastes_rollouts: bool = setting(True, "12: the agent learns from every third rollout only")
     time_limit_is_terminal: bool = setting(True, "13: the time limit counts as death")
-    one_trajectory_a_batch: bool = setting(
-        True, "14: the discriminator sees one trajectory of the expert at a time"
-    )
+    one_trajectory_a_batch: bool = setting(True, "14: an expert's batch is one trajectory")
     steps_heads_twice: bool = setting(True, "15: two optimisers step the heads")
     unstable_reward: bool = setting(True, "16: -log(1 - sigmoid(x)) as it is written")
 
@@ -89,13 +79,12 @@ class GAILAsPrintedConfig:
 
 
 class NeverReset(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Goes on after an episode's end, of which only `is_over` tells."""
+    """Goes on after an episode's end, of which only `end` tells: terminated, truncated."""
 
-    is_over = False
+    end: Any = (False, False)
 
     def step(self, action: Any) -> Any:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self.is_over = terminated or truncated
+        obs, reward, *self.end, info = self.env.step(action)
         return obs, reward, False, False, info
 
 
@@ -134,8 +123,6 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(hidden, 1)
         if self.defects.batch_norm:
             self.first.append(nn.BatchNorm1d(hidden))
-        if self.defects.skips_second_layer:
-            self.second.requires_grad_(False)
         self.eval()
 
     def forward(self, pair_BF: Tensor) -> Tensor:
@@ -172,9 +159,7 @@ class GAILAsPrinted:
             "heads": torch.optim.Adam(heads, config.lr),
             "discriminator": torch.optim.Adam(self.discriminator.parameters(), config.lr),
         }
-        self.normalizer = None
-        if not config.defects.normalizes_nothing:
-            self.normalizer = ObsNormalizer((num_obs,))
+        self.normalizer = None if config.defects.normalizes_nothing else ObsNormalizer((num_obs,))
         self.rng = numpy_generator(setup.seed, "as printed")
         self.rollouts = 0
         self.return_ = self.last_return = 0.0
@@ -193,10 +178,9 @@ class GAILAsPrinted:
                 )
 
     @cached_property
-    def expert(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Observations, actions, and where trajectories begin; read when first needed."""
-        found = chosen(self.config.demonstrations)
-        return found.obs, found.action, found.start
+    def expert(self) -> Demonstrations:
+        """Read when first needed: a trained agent acts without."""
+        return chosen(self.config.demonstrations)
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         action_BA = self._sampled(obs_B) if explore else self._mean(obs_B)
@@ -232,42 +216,38 @@ class GAILAsPrinted:
 
     def _rollout(self) -> dict[str, np.ndarray]:
         """Arrays [T, ...] of what happened."""
-        rows: dict[str, list[Any]] = {
-            name: [] for name in ("obs", "action", "next_obs", "terminated", "truncated")
-        }
-        env = self.own_env
+        env, defects = self.own_env, self.config.defects
+        rows = []
         for _ in range(self.config.rollout_env_steps):
             obs = env.obs
             [action] = self._sampled(obs[None])
-            next_obs, reward, terminated, truncated = env.step(self._to_env(action))
-            if self.config.defects.never_resets:
-                terminated = env.env.get_wrapper_attr("is_over")
-            if self.config.defects.time_limit_is_terminal:
+            next_obs, reward, *end = env.step(self._to_env(action))
+            terminated, truncated = env.env.get_wrapper_attr("end") if defects.never_resets else end
+            if defects.time_limit_is_terminal:
                 terminated, truncated = terminated or truncated, False
-            for row, value in zip(
-                rows.values(), (obs, action, next_obs, terminated, truncated), strict=True
-            ):
-                row.append(value)
+            rows.append((obs, action, next_obs, terminated, truncated))
             self.return_ += reward
             if terminated or truncated:
                 self.counters.episodes += 1
                 self.last_return, self.return_ = self.return_, 0.0
-        self.counters.env_steps += self.config.rollout_env_steps
-        return {name: np.array(row) for name, row in rows.items()}
+        self.counters.env_steps += len(rows)
+        names = ("obs", "action", "next_obs", "terminated", "truncated")
+        columns = zip(*rows, strict=True)
+        return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
 
     def _update_discriminator(self, obs_T: np.ndarray, action_T: np.ndarray) -> Metrics:
-        obs_N, action_N, start = self.expert
+        expert = self.expert
         if self.config.defects.one_trajectory_a_batch:
-            e = int(self.rng.integers(len(start) - 1))
-            chosen_B = np.arange(start[e], start[e + 1])
+            e = int(self.rng.integers(expert.num_trajectories))
+            rows_B = np.arange(expert.start[e], expert.start[e + 1])
         else:
-            chosen_B = self.rng.integers(len(obs_N), size=len(obs_T))
+            rows_B = self.rng.integers(expert.num_steps, size=len(obs_T))
         logit_B = {
-            "expert": self.discriminator(self._pair(obs_N[chosen_B], action_N[chosen_B])),
+            "expert": self.discriminator(self._pair(expert.obs[rows_B], expert.action[rows_B])),
             "agent": self.discriminator(self._pair(obs_T, action_T)),
         }
         loss = discriminator_loss(logit_B["expert"], logit_B["agent"])
-        scale = len(chosen_B) if self.config.defects.sums_the_loss else 1
+        scale = len(rows_B) if self.config.defects.sums_the_loss else 1
         self._step("discriminator", scale * loss)
         metrics = {"discriminator/loss": loss.detach()}
         for who, logits in logit_B.items():
@@ -284,54 +264,67 @@ class GAILAsPrinted:
 
     def _update_agent(self, rollout: dict[str, np.ndarray]) -> Metrics:
         """PPO as it stands in the chapter."""
-        config, defects = self.config, self.config.defects
-        obs_T, action_TA = self._input(rollout["obs"]), torch.from_numpy(rollout["action"])
-        with torch.no_grad():
-            reward_T = self._reward(
-                self.discriminator(self._pair(rollout["obs"], rollout["action"]))
-            )
-            mean_TA, value_T = self.network(obs_T)
-            next_value_T = self.network(self._input(rollout["next_obs"]))[1]
-            old_log_prob_TA = self.network.log_prob(mean_TA, action_TA)
-        reward_T1, value_T1, next_value_T1 = (
-            column.double().numpy()[:, None] for column in (reward_T, value_T, next_value_T)
-        )
-        advantage_T = generalized_advantages(
-            reward_T1,
-            value_T1,
-            next_value_T1,
-            rollout["terminated"][:, None],
-            rollout["truncated"][:, None],
-            gamma=config.gamma,
-            lam=config.gae_lambda,
-        )[:, 0].astype(np.float32)
-        return_T = torch.from_numpy(advantage_T) + value_T
+        columns = self._samples(rollout)
         losses = []
-        for _ in range(config.epochs):
-            for rows_B in torch.from_numpy(self.rng.permutation(len(obs_T))).split(
-                config.batch_size
-            ):
-                mean_BA, value_B = self.network(obs_T[rows_B])
-                log_prob_BA = self.network.log_prob(mean_BA, action_TA[rows_B])
-                if defects.actor_gets_no_gradient:
-                    log_prob_BA = log_prob_BA.detach()
-                log_ratio_BA = log_prob_BA - old_log_prob_TA[rows_B]
-                if not defects.keeps_dimensions_apart:
-                    log_ratio_BA = log_ratio_BA.sum(dim=1, keepdim=True)
-                advantage_B = torch.from_numpy(advantage_T)[rows_B]
-                if not defects.normalizes_nothing:
-                    advantage_B = normalized_advantages(advantage_B)
-                ratio_BA, advantage_B1 = log_ratio_BA.exp(), advantage_B[:, None]
-                clipped_BA = ratio_BA.clamp(1 - config.clip, 1 + config.clip)
-                policy_loss = -torch.minimum(ratio_BA * advantage_B1, clipped_BA * advantage_B1)
-                value_loss = (return_T[rows_B] - value_B).square().mean()
-                entropy = (self.network.log_std_A + 0.5 + HALF_LOG_TAU).sum()
-                loss = policy_loss.mean() + config.value_coef * value_loss
-                self._step("agent", loss - config.entropy_coef * entropy)
-                losses.append(torch.stack([policy_loss.mean(), value_loss]).detach())
+        for _ in range(self.config.epochs):
+            order = torch.from_numpy(self.rng.permutation(len(columns[0])))
+            for rows_B in order.split(self.config.batch_size):
+                loss, *parts = self._loss(*(column[rows_B] for column in columns))
+                self._step("agent", loss)
+                losses.append(torch.stack(parts).detach())
                 self.counters.updates += 1
         policy_loss, value_loss = torch.stack(losses).mean(dim=0)
         return {"train/policy_loss": policy_loss, "train/value_loss": value_loss}
+
+    @torch.no_grad()
+    def _samples(self, rollout: dict[str, np.ndarray]) -> tuple[Tensor, ...]:
+        """Observations, actions, log-probabilities, advantages and returns [T, ...]."""
+        obs_T, action_TA = self._input(rollout["obs"]), torch.from_numpy(rollout["action"])
+        reward_T = self._reward(self.discriminator(self._pair(rollout["obs"], rollout["action"])))
+        mean_TA, value_T = self.network(obs_T)
+        next_value_T = self.network(self._input(rollout["next_obs"]))[1]
+        columns_T1 = (
+            np.asarray(column)[:, None]
+            for column in (
+                reward_T.double(),
+                value_T.double(),
+                next_value_T.double(),
+                rollout["terminated"],
+                rollout["truncated"],
+            )
+        )
+        gamma, lam = self.config.gamma, self.config.gae_lambda
+        advantage_T1 = generalized_advantages(*columns_T1, gamma=gamma, lam=lam)
+        advantage_T = torch.from_numpy(advantage_T1[:, 0].astype(np.float32))
+        log_prob_TA = self.network.log_prob(mean_TA, action_TA)
+        return obs_T, action_TA, log_prob_TA, advantage_T, advantage_T + value_T
+
+    def _loss(
+        self,
+        obs_B: Tensor,
+        action_BA: Tensor,
+        old_log_prob_BA: Tensor,
+        advantage_B: Tensor,
+        return_B: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a minibatch, and its parts of policy and values."""
+        config, defects = self.config, self.config.defects
+        mean_BA, value_B = self.network(obs_B)
+        log_prob_BA = self.network.log_prob(mean_BA, action_BA)
+        if defects.actor_gets_no_gradient:
+            log_prob_BA = log_prob_BA.detach()
+        log_ratio_BA = log_prob_BA - old_log_prob_BA
+        if not defects.keeps_dimensions_apart:
+            log_ratio_BA = log_ratio_BA.sum(dim=1, keepdim=True)
+        if not defects.normalizes_nothing:
+            advantage_B = normalized_advantages(advantage_B)
+        ratio_BA, advantage_B1 = log_ratio_BA.exp(), advantage_B[:, None]
+        clipped_BA = ratio_BA.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.minimum(ratio_BA * advantage_B1, clipped_BA * advantage_B1).mean()
+        value_loss = (return_B - value_B).square().mean()
+        entropy = (self.network.log_std_A + 0.5 + HALF_LOG_TAU).sum()
+        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+        return loss, policy_loss, value_loss
 
     def _step(self, which: str, loss: Tensor) -> None:
         optimizer = self.optimizers[which]
@@ -341,7 +334,7 @@ class GAILAsPrinted:
         limit = np.inf if self.config.defects.normalizes_nothing else 0.5
         norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit)
         if not torch.isfinite(loss + norm):
-            raise NonFiniteError(f"{which}: the loss {float(loss)} or its gradient is not finite")
+            raise NonFiniteError(f"{which}: the loss {loss.item()} or its gradient is not finite")
         optimizer.step()
         if which == "agent" and self.config.defects.steps_heads_twice:
             self.optimizers["heads"].step()
