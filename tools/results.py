@@ -60,19 +60,23 @@ def main() -> None:
     groups: dict[str, list[dict[str, float]]] = {}
     for job, run, result in zip(jobs, runs, results, strict=True):
         best, last = (result["test"][which]["return"] for which in ("best", "last"))
-        exploring = read_curve(run / "metrics.jsonl", "rollout/return_mean")[1][-1]
+        curve = read_curve(run / "metrics.jsonl", "rollout/return_mean")
         differing = [word for word in job if not all(word in other for other in jobs)]
         setting = " ".join(word for word in differing if not word.startswith("seed="))
-        values = {"best": best["mean"], "last": last["mean"], "exploring": exploring}
+        values = {"best": best["mean"], "last": last["mean"]}
+        if curve is not None:  # behavioural cloning plays no episodes in training
+            values["exploring"] = float(curve[1][-1])
+        exploring = f"{values['exploring']:.4g}" if curve is not None else "-"
         groups.setdefault(setting, []).append(values)
         lines.append(
             f"| {' '.join(differing)} | {best['mean']:.4g} ± {best['std']:.3g} | "
-            f"{last['mean']:.4g} ± {last['std']:.3g} | {exploring:.4g} | {best['n']} | "
+            f"{last['mean']:.4g} ± {last['std']:.3g} | {exploring} | "
+            f"{best['n']} | "
             f"{result['elapsed_seconds']:.0f} |"
         )
     lines += ["", "| over seeds | IQM | 95 % bootstrap interval |", "| --- | --- | --- |"]
     for setting, members in groups.items():
-        for which in ("best", "last", "exploring"):
+        for which in members[0]:
             values_N = [member[which] for member in members]
             low, high = bootstrap_interval(values_N, iqm)
             label = f"{setting} {which}".strip()
