@@ -103,7 +103,7 @@ class Comparison:
         # One line each, whatever a library wrote.
         lines = [f"FAILED {run.path}: {' '.join(run.failure.split())}" for run in self.failures]
         header = ["settings", "runs", "failed", "tested", "test return (IQM)", "95 % interval"]
-        rows = [[*header, "last evaluation (IQM)", "env steps"]]
+        rows = [[*header, "last evaluation (IQM)", "steps"]]
         rows += [_row(group) for group in self.groups]
         return "\n".join([*lines, *([""] if lines else []), text_table(rows)])
 

@@ -187,7 +187,7 @@ def metric_panels(panels: Mapping[str, Mapping[str, Curve | None]]) -> np.ndarra
 
 
 def _plain_axes(axes: Axes) -> None:
-    axes.set(xlabel="environment steps")
+    axes.set(xlabel="steps")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.grid(color="#DDDDDD", linewidth=0.6)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rlzoo.io import files
 from rlzoo.io.append import AppendFile, rewind_lines
 from rlzoo.settings import setting
 from rlzoo.types import State
@@ -32,7 +33,7 @@ def read_curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
     A last line without its end is a run that is just being written, and is left out.
     """
     points: dict[int, float] = {}
-    *lines, _ = path.read_bytes().split(b"\n")
+    *lines, _ = files.read(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

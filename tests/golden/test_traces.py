@@ -20,8 +20,22 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.run import build
 
+ENVS = {"gail_as_printed": "lunarlander_continuous"}  # the others: cliffwalking
 RECORDED = Path(__file__).parent / "data" / "traces.json"
+ADVERSARIAL = [
+    "algo.ppo.rollout_env_steps=40",
+    "algo.ppo.batch_size=16",
+    "algo.ppo.epochs=2",
+    "algo.ppo.normalize_obs=false",
+    "algo.discriminator.hidden=[16]",
+    "algo.discriminator.batch_size=16",
+    "algo.discriminator.gradient_penalty=0.5",
+    "network.hidden=[16,16]",
+]
 EXTRA = {
+    "airl": ADVERSARIAL,
+    "gail": ["algo.warm_start_updates=50", *ADVERSARIAL],
+    "gail_as_printed": ["algo.rollout_env_steps=40", "algo.batch_size=10"],
     "bc": ["algo.heldout_every_updates=40", "network.hidden=[16,16]"],
     "dqn": [
         "algo.learning_starts_env_steps=32",
@@ -51,7 +65,8 @@ EXTRA = {
 
 
 def trace(algo: str) -> list[dict[str, Any]]:
-    words = [f"algo={algo}", "env=cliffwalking", "experiment=none", "total_env_steps=200"]
+    env = ENVS.get(algo, "cliffwalking")
+    words = [f"algo={algo}", f"env={env}", "experiment=none", "total_env_steps=200"]
     config = configuration.compose([*words, "env.num_envs=2", *EXTRA.get(algo, [])])
     algorithm = build(with_demonstrations(config))
     rows = []
@@ -66,8 +81,9 @@ def trace(algo: str) -> list[dict[str, Any]]:
                 **{name: float(value) for name, value in metrics.items()},
             }
         )
-    values = algorithm.histograms()  # type: ignore[attr-defined]
-    rows.append({name: float(np.mean(array)) for name, array in values.items()})
+    if hasattr(algorithm, "histograms"):
+        values = algorithm.histograms()
+        rows.append({name: float(np.mean(array)) for name, array in values.items()})
     algorithm.env.close()
     return rows
 

@@ -93,7 +93,7 @@ def test_learning_curves_draw_the_iqm_and_say_how_many_runs() -> None:
     assert list(thick) == ["many (5 runs)", "one (1 run)"]
     assert list(thick["many (5 runs)"].get_ydata()) == [0.0, 3.0]
     assert len(axes.collections) == 1  # one interval
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "return")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("steps", "return")
 
 
 def test_learning_curves_of_runs_with_no_common_step_and_of_nothing() -> None:
