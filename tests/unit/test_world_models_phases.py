@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from world_models_parts import (
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.pictures import grid, spread
 from rlzoo.seeding import TRAIN, episode_seed
-from rlzoo.types import DataError
+from rlzoo.types import DataError, StorageError
 
 PHASES: dict[str, Callable[[Path], Any]] = {
     "collect": lambda path: collect(path / "frames"),
@@ -162,6 +165,36 @@ def test_a_round_is_played_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     phase.load(at_the_end)
     finish(phase)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_stops_a_phase_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    straight = PHASES[name](tmp_path / "straight")
+    finish(straight)
+    phase = PHASES[name](tmp_path / "full")
+    phase.step()
+    state, before = saved(phase), contents(tmp_path / "full" / FILES[name])
+
+    class FullFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_disk(path: Path, mode: str, buffering: int = -1) -> Any:
+        return FullFile(path, "r+") if mode == "r+b" else open(path, mode, buffering)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlzoo.data.frame_store.open", full_disk, raising=False)
+        with pytest.raises(StorageError, match=r"cannot be written: No space left on device$"):
+            finish(phase)
+    assert contents(tmp_path / "full" / FILES[name]) == before
+    resumed = PHASES[name](tmp_path / "full")
+    resumed.load(state)
+    finish(resumed)
+    assert contents(tmp_path / "full" / FILES[name]) == contents(
+        tmp_path / "straight" / FILES[name]
+    )
 
 
 def test_settings_that_keep_nothing_are_found_out(tmp_path: Path) -> None:
