@@ -127,7 +127,9 @@ def test_what_is_shown_is_what_the_table_lists(runs: dict[str, RunDir], algorith
 def faults_of(name: str, unit: str) -> list[str]:
     """What is wrong with a metric's name: `group/metric_unit`, the unit as the table says."""
     found = []
-    if not re.fullmatch(r"(train|discriminator|rollout|eval|test|time)/[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+    if not re.fullmatch(
+        r"(train|discriminator|rollout|eval|test|time)/[a-z][a-z0-9]*(_[a-z0-9]+)*", name
+    ):
         found.append("form")
     matching = [
         u for u, suffix in UNITS.items() if name.endswith((suffix, suffix.replace("_", "/", 1)))
@@ -250,7 +252,9 @@ def lines_to_read(file: Path, names: list[str]) -> int:
     return sum((n.end_lineno or 0) - n.lineno + 1 for n in tops)
 
 
-@pytest.mark.parametrize("what", ["Q-learning and SARSA", "DQN", "PPO", "TRPO", "behavioural cloning", "GAIL"])
+@pytest.mark.parametrize(
+    "what", ["Q-learning and SARSA", "DQN", "PPO", "TRPO", "behavioural cloning", "GAIL"]
+)
 def test_an_algorithm_can_be_read_in_an_hour(what: str) -> None:
     page = (DOCS / "architecture.md").read_text().replace("\n### ", "\n## ")
     rows = table(page, f"To understand {what}")
