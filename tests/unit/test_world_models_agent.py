@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from lamp import Lamp, small_vision
 
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
@@ -20,39 +21,20 @@ from rlzoo.algos.world_models.population import Share
 from rlzoo.algos.world_models.viewing import beside, dream_film
 from rlzoo.algos.world_models.worker import Recipe, make_player
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.make import EnvConfig, make_episode_batch
+from rlzoo.envs.make import EnvConfig, make_env, make_episode_batch
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.executor import finished
 from rlzoo.io import checkpoint
 from rlzoo.settings import read
 from rlzoo.types import Algorithm, DataError, Setup, State, UsageError
 
-
-class Lamp(gymnasium.Env[np.ndarray, Any]):
-    """A picture whose brightness wanders; the reward is higher for actions that match it."""
-
-    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.t, self.light = 0, int(self.np_random.integers(256))
-        return self._seen(), {}
-
-    def _seen(self) -> np.ndarray:
-        picture = np.full((64, 64, 3), self.light, np.uint8)
-        picture[: self.t * 4] = 255 - self.light
-        return picture
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.t += 1
-        reward = 1 - abs(float(action[0]) - (self.light / 127.5 - 1))
-        self.light = (self.light + int(20 * action[1])) % 256
-        return self._seen(), reward, self.light > 250, self.t == 9, {}
+LAMP = EnvConfig(id="lamp:Lamp-v0", restore="replay")
 
 
-gymnasium.register("Lamp-v0", entry_point=Lamp)
-LAMP = EnvConfig(id="test_world_models_agent:Lamp-v0", restore="replay")
+@pytest.fixture(autouse=True, scope="module")
+def fast() -> Iterator[None]:
+    with small_vision():
+        yield
 
 
 class Source(NamedTuple):
@@ -91,7 +73,9 @@ def agent(
 ) -> WorldModels:
     torch.set_num_threads(1)
     members = [
-        EpisodeEnv(Lamp, run_seed=seed, purpose="train", env_index=i, restore="replay")
+        EpisodeEnv(
+            partial(make_env, LAMP), run_seed=seed, purpose="train", env_index=i, restore="replay"
+        )
         for i in range(3)
     ]
     setup = FullSetup(
@@ -359,7 +343,7 @@ def test_acting_for_a_run_is_what_the_population_does():
     )
     outcome = finished(make_player(recipe)(Share(it.params_N[None], (5, 6), None)))
     for e, seed in enumerate((5, 6)):
-        env, return_, over = Lamp(), 0.0, False
+        env, return_, over = make_env(LAMP), 0.0, False
         obs, _ = env.reset(seed=seed)
         memory_BM, length = it.initial_memory(1), 0
         while not over:
@@ -433,7 +417,7 @@ def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):
 
 def test_workers_end_with_the_phase():
     it = agent(phases=["controller"], controller={"workers": 1, "generations": 1}, total=10**6)
-    it.step()
+    it._phase = it._begin("controller")
     processes = [member.process for member in it._executor._members]
     assert len(processes) == 1
     it.close()
