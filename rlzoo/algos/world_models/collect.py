@@ -5,16 +5,18 @@ Shape suffixes: B envs, T steps of an episode, A action dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rlzoo.algos.world_models.phases import Images
 from rlzoo.algos.world_models.pictures import grid, spread
 from rlzoo.data.frame_store import Column, FrameStore
+from rlzoo.data.random_policies import RandomPolicy
+from rlzoo.envs.batch import EpisodeBatch
 from rlzoo.nets.vae import FRAME_SIZE
 from rlzoo.seeding import TRAIN, episode_seed
 from rlzoo.settings import setting
@@ -30,32 +32,6 @@ class CollectConfig:
     episodes: int = setting(10_000, "episodes to store (the paper: 10,000)", low=1)
     max_episode_steps: int = setting(1000, "longer ones are cut off (CarRacing: 1000)", low=1)
     min_episode_steps: int = setting(1, "shorter ones are dropped (TakeCover's code: 100)", low=1)
-
-
-class EpisodeBatch(Protocol):
-    """B envs that play one episode each, side by side.
-
-    `step` takes an action for every env; for one whose episode is over it may return anything.
-    """
-
-    num_envs: int
-
-    def reset(self, seeds: Sequence[int]) -> np.ndarray: ...
-
-    def step(
-        self, action_BA: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...  # obs_B, reward_B, and both
-
-    # ends: terminated_B, truncated_B
-
-
-class RandomPolicy(Protocol):
-    """Chooses actions for B envs; `reset` begins an episode in each of them."""
-
-    def reset(self, num_envs: int) -> None: ...
-    def act(self, obs_B: np.ndarray) -> np.ndarray: ...
-    def state(self) -> State: ...
-    def load(self, state: State) -> None: ...
 
 
 class _Round:
