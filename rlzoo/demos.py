@@ -20,7 +20,7 @@ from rlzoo.data.demonstrations import Demonstrations, check_fits, encode, load
 from rlzoo.data.experts import load_expert
 from rlzoo.data.recording import Act, record, replay
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
-from rlzoo.evaluate import prepare_headless_drawing, text_table
+from rlzoo.evaluate import has_display, prepare_headless_drawing, text_table
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
@@ -183,8 +183,7 @@ def play_file(paths: list[str], env_words: list[str], options: Options) -> int:
     if trajectory >= demonstrations.num_trajectories:
         most = demonstrations.num_trajectories - 1
         raise UsageError(f"episode: got {trajectory}, expected 0 to {most}")
-    has_display = bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-    in_window = (has_display or sys.platform != "linux") and not options["file"]
+    in_window = has_display() and not options["file"]
     prepare_headless_drawing()
     mode = "human" if in_window else "rgb_array"
     frames: list[Any] = []

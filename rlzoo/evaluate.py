@@ -229,9 +229,13 @@ def _frame(env: Env) -> np.ndarray:
     return frame_HWC.astype(np.uint8)  # a copy: some envs draw into the same array again
 
 
+def has_display() -> bool:
+    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
 def prepare_headless_drawing() -> None:
-    """Let pygame draw into memory where there is no display; its first import reads this."""
-    if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+    """Let pygame and MuJoCo draw without a display; their first import reads this."""
+    if not has_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

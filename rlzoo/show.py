@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from rlzoo import registry
 from rlzoo.config import RunConfig
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import make_env, restore_class
-from rlzoo.evaluate import evaluate, record_episode
+from rlzoo.evaluate import evaluate, has_display, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
@@ -83,10 +81,7 @@ def play_run(path: str, *, episode: str, checkpoint: str, file: str) -> int:
     index = _whole_number("episode", episode, 0)
     directory, config = open_run(path)
     algorithm = load_policy(directory, config, checkpoint)
-    has_display = (
-        bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()) or sys.platform != "linux"
-    )
-    if has_display and not file:
+    if has_display() and not file:
         return_ = _play_in_window(algorithm, config, index)
     else:
         frames, fps, return_ = record_episode(
