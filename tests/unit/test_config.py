@@ -27,7 +27,11 @@ NEEDS = {  # what must be chosen with an option so that the whole can work
     ("env", "takecover"): ["algo=ppo"],
     ("network", "nature_cnn"): None,  # no env with stacks of frames
 }
-NAMED_OTHERWISE = ("gail_chapter", "gail_chapter_as_printed")  # after what they reproduce
+NAMED_OTHERWISE = (  # after what they reproduce, or how they explore
+    "gail_chapter",
+    "gail_chapter_as_printed",
+    "ppo_hopper_bullet_gaussian",
+)
 PACKAGES = dict.fromkeys(BULLET, "pybullet")
 PACKAGES |= {"hopper_mujoco": "imageio", "takecover": "vizdoom"}  # MuJoCo draws with imageio
 
