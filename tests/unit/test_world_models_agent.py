@@ -264,7 +264,9 @@ def test_a_source_that_is_not_there_yet_is_refused(finished_run, tmp_path):
     ]:
         with pytest.raises(DataError, match=text):
             agent(source=Source(tmp_path, state), phases=["vision"])
-    assert finished_run.directory.exists()
+    state = {"artefacts": {**finished_run.state["artefacts"], "left": {}}}
+    with pytest.raises(DataError, match="its phase 'controller' is not finished"):
+        agent(source=Source(tmp_path, state), phases=["controller"], continued=True)
 
 
 def test_a_source_whose_frames_are_gone_is_refused(tmp_path):

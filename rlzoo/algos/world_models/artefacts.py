@@ -83,10 +83,11 @@ class Artefacts:
             if not is_stale or (phase in plan and continued):
                 path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
                 self._left[phase] = left | path if "path" in left else left
-        for phase in plan:
-            needed = NEEDS.get(phase, phase)
-            if needed not in plan and needed not in self._left:
-                raise DataError(f"{directory}: its phase '{needed}' is not finished")
+        needed = {NEEDS[phase] for phase in plan if phase in NEEDS} - set(plan)
+        if continued:
+            needed |= {phase for phase in plan if phase not in STORES}
+        for phase in sorted(needed - self._left.keys()):
+            raise DataError(f"{directory}: its phase '{phase}' is not finished")
 
     def store(self, phase: str) -> FrameStore:
         path = self._directory / self._left[phase]["path"]
