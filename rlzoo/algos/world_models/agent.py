@@ -60,8 +60,12 @@ class WorldModels:
         self.config, self.setup, self.env = config, setup, setup.env
         self.counters = Counters(phase=config.phases[0])
         self._before = replace(self.counters)  # when the current phase began
-        self._scratch = TemporaryDirectory(prefix="rlzoo-") if setup.directory is None else None
-        self._directory = Path(self._scratch.name if self._scratch else setup.directory)
+        self._scratch: TemporaryDirectory[str] | None = None
+        directory = setup.directory
+        if directory is None:
+            self._scratch = TemporaryDirectory(prefix="rlzoo-")
+            directory = Path(self._scratch.name)
+        self._directory = directory
         self._phase: Phase | None = None  # made when its turn comes
         self._ended: Phase | None = None  # the one before it, until its pictures are asked for
         self._executor: Executor | None = None
