@@ -167,8 +167,9 @@ def test_no_busy_worker_outlives_its_parent(end, tmp_path):
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 2 and all(map(is_alive, pids))
+    assert len(pids) == 2
     if "sleep" in end:
+        assert all(map(is_alive, pids))
         parent.kill()
     parent.wait(30)
     deadline = time.monotonic() + 10
