@@ -19,6 +19,7 @@ from rlzoo.types import RlzooError, UsageError
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from rlzoo.config import RunConfig
     from rlzoo.run import Run
 
 HELP = """\
@@ -29,6 +30,7 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo algo=dqn env=gym env.id=Acrobot-v1      any gymnasium environment
   rlzoo -m algo=dqn seed=0,1,2 algo.lr=1e-3,3e-4    sweep: every combination, a process each
   rlzoo resume=latest total_env_steps=200_000   go on where a run stopped (latest, or a run's path)
+  rlzoo from=RUN algo.phases=[vision]           a new run on what another one left (world_models)
   rlzoo list [GROUP]                            algorithms, environments, experiments, ...
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
@@ -113,18 +115,21 @@ def _read_options(words: list[str]) -> Namespace:
 def train(words: list[str]) -> int:
     """Train a new run, go on with one (resume=latest, resume=PATH), or sweep."""
     options = _read_options(words)
-    words, places = _take(options.words, {"resume": "", "run_dir": ""})
+    words, places = _take(options.words, {"resume": "", "run_dir": "", "from": ""})
     if options.multirun:
-        if places["resume"] or places["run_dir"] or options.cfg:
-            raise UsageError("-m: a sweep takes no resume=, run_dir= or --cfg; see --name")
+        if any(places.values()) or options.cfg:
+            raise UsageError("-m: a sweep takes no resume=, run_dir=, from= or --cfg; see --name")
         from rlzoo.sweep import run_sweep
 
         return run_sweep(words, jobs=options.jobs, name=options.name)
-    if all(places.values()):
-        raise UsageError("run_dir=: a run is resumed in its own directory")
+    if places["resume"] and (places["run_dir"] or places["from"]):
+        raise UsageError("resume=: a run is resumed in its own directory, got run_dir= or from=")
     if places["resume"]:
         return _resume(places["resume"], words, show_only=bool(options.cfg))
-    config = configuration.compose(words, note=note)
+    if places["from"]:
+        config = _branch(places["from"], words)
+    else:
+        config = configuration.compose(words, note=note)
     if options.cfg:
         print(configuration.to_yaml(config), end="")
         return 0
@@ -150,6 +155,16 @@ def train(words: list[str]) -> int:
                 directory.write_json("provenance.json", provenance())
                 run = Run(config, directory, stop)
             return _run(run, stop)
+
+
+def _branch(which: str, words: list[str]) -> RunConfig:
+    """The settings of a run, with overrides, for a new run that builds on what it left."""
+    from rlzoo.io.run_dir import RunDir, latest
+
+    path = RunDir.open(latest(Path("outputs")) if which == "latest" else Path(which)).path
+    file = path / "config.yaml"
+    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
+    return configuration.branched(saved, [*words, f"algo.source='{path.resolve()}'"])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:

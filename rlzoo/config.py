@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -207,7 +207,9 @@ def _apply_where_known(values: dict[str, Any], explicit: set[str]) -> None:
             names = [n for n in settings if n in known and f"{kind}.{n}" not in explicit]
             for name in names:
                 if isinstance(settings[name], Mapping):  # nested settings keep their others
-                    settings[name] = {**(values[kind].get(name) or {}), **settings[name]}
+                    path = f"{kind}.{name}"
+                    new = {k: v for k, v in settings[name].items() if f"{path}.{k}" not in explicit}
+                    settings[name] = {**(values[kind].get(name) or {}), **new}
                 values[kind][name] = settings[name]
 
 
@@ -308,26 +310,9 @@ def with_overrides(
 
     A change of identity (another algorithm, env, network, seed ...) is a UsageError.
     """
-    values = plain(dict(saved))
-    for override in parse(words):
-        if override.sweep:
-            raise UsageError(f"'{override.word}' is a sweep: a run is resumed with one value")
-        node = values
-        *parents, last = override.key.split(".")
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        if not override.is_group:
-            node[last] = override.value
-        elif (values.get(last) or {}).get("name") != override.value:
-            raise UsageError(
-                f"resume: '{override.word}' chooses a group; only single settings can change, "
-                "such as total_env_steps=200_000. For another choice start a new run"
-            )
-    config = from_mapping(values)
+    config = from_mapping(_overridden(saved, words))
     before, after = flat(from_mapping(saved)), flat(config)
-    fixed = [f"algo.{field.name}" for field in fields(config.algo) if field.metadata.get("fixed")]
+    fixed = _fixed_settings(config.algo, "algo")
     differences: dict[str, tuple[Any, Any]] = {}
     for key in [*after, *(before.keys() - after.keys())]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
@@ -341,6 +326,44 @@ def with_overrides(
             )
         differences[key] = (old, new)
     return config, differences
+
+
+def branched(saved: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
+    """The configuration of a new run that builds on another one: that one's, with overrides."""
+    return from_mapping(_overridden(saved, words))
+
+
+def _fixed_settings(settings: Any, path: str) -> list[str]:
+    """The dotted names of all `fixed` settings, nested ones too."""
+    found = []
+    for field in fields(settings):
+        name, value = f"{path}.{field.name}", getattr(settings, field.name)
+        if field.metadata.get("fixed"):
+            found.append(name)
+        elif is_dataclass(value):
+            found += _fixed_settings(value, name)
+    return found
+
+
+def _overridden(saved: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = plain(dict(saved))
+    for override in parse(words):
+        if override.sweep:
+            raise UsageError(f"'{override.word}' is a sweep: expected one value")
+        node = values
+        *parents, last = override.key.split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        if not override.is_group:
+            node[last] = override.value
+        elif (values.get(last) or {}).get("name") != override.value:
+            raise UsageError(
+                f"resume: '{override.word}' chooses a group; only single settings can change, "
+                "such as total_env_steps=200_000. For another choice start a new run"
+            )
+    return values
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

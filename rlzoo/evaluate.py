@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -30,6 +30,29 @@ class Act(Protocol):
     """The policy: a batch of observations in, a batch of actions out."""
 
     def __call__(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray: ...
+
+
+class Greedy:
+    """Greedy actions for episodes side by side, with what each carries in a policy's memory.
+
+    The policy is an algorithm, or a plain function of observations.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._act: Act = getattr(policy, "act", policy)
+        self._policy = policy if hasattr(policy, "act_with_memory") else None
+        self._memories: dict[int, np.ndarray] = {}  # by episode
+
+    def __call__(self, episodes: Sequence[int], obs_B: np.ndarray) -> np.ndarray:
+        """One action for each of some episodes; one that is new begins with an empty memory."""
+        if self._policy is None:
+            return self._act(obs_B, explore=False)
+        new = [k for k in episodes if k not in self._memories]
+        self._memories |= dict(zip(new, self._policy.initial_memory(len(new)), strict=True))
+        memory_BM = np.stack([self._memories[k] for k in episodes])
+        action_B, memory_BM = self._policy.act_with_memory(obs_B, memory_BM, explore=False)
+        self._memories = dict(zip(episodes, memory_BM, strict=True))  # the others are over
+        return action_B
 
 
 class Stopped(Exception):
@@ -101,7 +124,7 @@ def text_table(rows: list[list[str]]) -> str:
 
 
 def evaluate(
-    act: Act,
+    policy: Any,
     env_config: EnvConfig,
     *,
     episodes: int,
@@ -116,7 +139,7 @@ def evaluate(
     `stop` is asked before every step.
     """
     return play_episodes(
-        act,
+        policy,
         partial(make_env, env_config),
         restore=restore_class(env_config, run_seed),
         episodes=episodes,
@@ -128,7 +151,7 @@ def evaluate(
 
 
 def play_episodes(
-    act: Act,
+    policy: Any,
     make: Callable[[], Env],
     *,
     restore: RestoreClass,
@@ -143,7 +166,7 @@ def play_episodes(
     Env i of N plays the episodes i, i + N, i + 2N, ..., so that which episodes count does not
     depend on how long they are. An env that has played its last one leaves the batch.
     """
-    num_envs = min(num_envs, episodes)
+    num_envs, greedy = min(num_envs, episodes), Greedy(policy)
     returns, lengths, seeds = [0.0] * episodes, [0] * episodes, [0] * episodes
     envs: list[EpisodeEnv] = []
     try:
@@ -162,7 +185,8 @@ def play_episodes(
         while playing:
             if stop():
                 raise Stopped
-            action_B = act(np.stack([env.obs for env in playing]), explore=False)
+            numbers = [env.episode_index for env in playing]
+            action_B = greedy(numbers, np.stack([env.obs for env in playing]))
             for env, action in zip(playing, action_B, strict=True):
                 k = env.episode_index
                 _, reward, _, _ = env.step(action)
@@ -179,7 +203,7 @@ def play_episodes(
 
 
 def record_episode(
-    act: Act,
+    policy: Any,
     env_config: EnvConfig,
     *,
     run_seed: int,
@@ -194,6 +218,7 @@ def record_episode(
     Raises Stopped, EnvError, and UsageError for an env that cannot draw itself.
     """
     prepare_headless_drawing()
+    greedy = Greedy(policy)
     env = EpisodeEnv(
         partial(make_env, env_config, render_mode="rgb_array"),
         run_seed=run_seed,
@@ -209,7 +234,7 @@ def record_episode(
         while not env.over:
             if stop():
                 raise Stopped
-            [action] = act(np.stack([env.obs]), explore=False)
+            [action] = greedy([episode_index], np.stack([env.obs]))
             return_ += env.step(action)[1]
             if len(frames) < max_frames:
                 frames.append(_frame(env.env))

@@ -38,6 +38,10 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "q_learning": Entry("rlzoo.algos.tabular:QLearning", "rlzoo.algos.tabular:QLearningConfig"),
         "sarsa": Entry("rlzoo.algos.tabular:Sarsa", "rlzoo.algos.tabular:SarsaConfig"),
         "dqn": Entry("rlzoo.algos.dqn:DQN", "rlzoo.algos.dqn:DQNConfig"),
+        "world_models": Entry(
+            "rlzoo.algos.world_models.agent:WorldModels",
+            "rlzoo.algos.world_models.config:WorldModelsConfig",
+        ),
         "ppo": Entry("rlzoo.algos.ppo:PPO", "rlzoo.algos.ppo:PPOConfig"),
         "trpo": Entry("rlzoo.algos.trpo:TRPO", "rlzoo.algos.trpo:TRPOConfig"),
         "bc": Entry("rlzoo.algos.bc:BC", "rlzoo.algos.bc:BCConfig"),

@@ -29,6 +29,7 @@ from rlzoo.types import (
     NonFiniteError,
     RlzooError,
     Setup,
+    Source,
     State,
     StorageError,
     UsageError,
@@ -71,7 +72,21 @@ def _registered(kind: str, settings: Any) -> Any:
     return settings and registry.get(kind, settings.name)[0]
 
 
-def build(config: RunConfig) -> Algorithm:
+def source_of(config: RunConfig) -> Source | None:
+    """The run that a new one builds on (`algo.source`), if it names one."""
+    path = getattr(config.algo, "source", "")
+    if not path:
+        return None
+    directory = RunDir.open(Path(path))
+    found = checkpoint.newest(directory.checkpoints, note)
+    if found is None:
+        raise UsageError(f"algo.source: {path} has no checkpoint yet")
+    return Source(directory.path, found[1]["algorithm"])
+
+
+def build(
+    config: RunConfig, directory: Path | None = None, source: Source | None = None
+) -> Algorithm:
     """The algorithm of a configuration with its envs, networks and buffers, ready to `step`."""
     check_spaces(config)
     torch.set_num_threads(config.threads)
@@ -87,6 +102,8 @@ def build(config: RunConfig) -> Algorithm:
         compile=config.compile,
         env_id=config.env.id,
         env_config=config.env,
+        directory=directory,
+        source=source,
     )
     algorithm: Algorithm = registry.get("algo", config.algo.name)[0](config.algo, setup)
     return algorithm
@@ -102,12 +119,15 @@ class Run:
         self.directory, self.stop = directory, stop
         self.best_return: float | None = None
         self.best_clock = 0
+        self.phase = ""
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
             config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
         )
         found = checkpoint.newest(directory.checkpoints, note)
-        self.algorithm = build(config)
+        # A resumed run has taken over what it needs of its source.
+        source = None if found else source_of(config)
+        self.algorithm = build(config, directory.path, source)
         if found:
             self._restore(*found)
         # Only now: it cuts off what was logged after the checkpoint.
@@ -124,7 +144,7 @@ class Run:
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
         self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.clock)
-        hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self.progress.update)
+        hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self._advance)
         status, reason = "failed", ""
         try:
             with self.progress:
@@ -140,6 +160,11 @@ class Run:
             self._close(status, reason)
         return status
 
+    def _advance(self, clock: int) -> None:
+        self.progress.update(clock)
+        if hasattr(self.algorithm, "progress"):
+            self.progress.phase(*self.algorithm.progress())
+
     def _restore(self, path: Path, state: State) -> None:
         self.algorithm.load(state["algorithm"])
         self.loop.load(state["loop"])
@@ -152,6 +177,10 @@ class Run:
     def log(self, clock: int, metrics: dict[str, float]) -> None:
         self.logger.scalars(clock, metrics)
         self.progress.show(metrics)
+        if self.algorithm.counters.phase != self.phase:
+            self.phase = self.algorithm.counters.phase
+            if self.config.logger.tensorboard:
+                self._show_pictures(clock)
 
     def save(self, clock: int) -> None:
         state = {
@@ -194,7 +223,7 @@ class Run:
 
     def play_episodes(self, episodes: int, purpose: str) -> Evaluation:
         return evaluate(
-            self.algorithm.act,
+            self.algorithm,
             self.config.env,
             episodes=episodes,
             num_envs=self.config.eval.num_envs,
@@ -207,7 +236,7 @@ class Run:
         """The first selection episode as frames; None for an env that cannot draw itself."""
         try:
             frames_THWC, fps, _ = record_episode(
-                self.algorithm.act,
+                self.algorithm,
                 self.config.env,
                 run_seed=self.config.seed,
                 purpose=SELECT,
@@ -234,6 +263,16 @@ class Run:
             self.logger.image(clock, "eval/value_map", picture_HWC)
         if film is not None:
             self.logger.video(clock, "eval/episode", *film)
+        self._show_pictures(clock)
+
+    def _show_pictures(self, clock: int) -> None:
+        """What an algorithm with phases has to show of them."""
+        if hasattr(self.algorithm, "pictures"):
+            images, films = self.algorithm.pictures()
+            for name, picture_HWC in images.items():
+                self.logger.image(clock, name, picture_HWC)
+            for name, film in films.items():
+                self.logger.video(clock, name, *film)
 
     def _draw(self, clock: int, name: str, panels: Mapping[str, Sequence[str]]) -> None:
         """A figure that the algorithm asks for: its metrics so far, in panels side by side."""
@@ -284,6 +323,7 @@ class Run:
             self.logger.session_end("success" if status == "finished" else "failure")
         self.logger.close()
         self.algorithm.env.close()
+        getattr(self.algorithm, "close", lambda: None)()
         details: dict[str, Any] = {
             **self._progress_made(),
             "resume_exact": self.algorithm.env.resume_exact,

@@ -12,7 +12,7 @@ from rlzoo import registry
 from rlzoo.config import RunConfig
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import make_env, restore_class
-from rlzoo.evaluate import evaluate, has_display, record_episode
+from rlzoo.evaluate import Greedy, evaluate, has_display, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
@@ -63,7 +63,7 @@ def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
     directory, config = open_run(path)
     algorithm = load_policy(directory, config, checkpoint)
     result = evaluate(
-        algorithm.act,
+        algorithm,
         config.env,
         episodes=count,
         num_envs=config.eval.num_envs,
@@ -85,7 +85,7 @@ def play_run(path: str, *, episode: str, checkpoint: str, file: str) -> int:
         return_ = _play_in_window(algorithm, config, index)
     else:
         frames, fps, return_ = record_episode(
-            algorithm.act, config.env, run_seed=config.seed, purpose=TEST, episode_index=index
+            algorithm, config.env, run_seed=config.seed, purpose=TEST, episode_index=index
         )
         target = Path(file) if file else directory.videos / f"test_episode_{index}_{checkpoint}"
         print(write_video(target, frames, fps))
@@ -103,10 +103,11 @@ def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> floa
         restore=restore_class(config.env, config.seed),
         auto_reset=False,
     )
+    greedy = Greedy(algorithm)
     env.begin(index)
     return_ = 0.0
     while not env.over:
-        [action] = algorithm.act(np.stack([env.obs]), explore=False)
+        [action] = greedy([index], np.stack([env.obs]))
         return_ += env.step(action)[1]
     env.close()
     return return_

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -31,11 +32,25 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self.at = done
+        self.phase_began = "", 0, 0.0  # name, units done then, when
         self.shown: dict[str, str] = {}
 
     def update(self, clock: int) -> None:
         self.bar.update(clock - self.at)
         self.at = clock
+
+    def phase(self, name: str, done: int, total: int, unit: str) -> None:
+        """How far the current phase is; an estimate of its time left once there is a pace."""
+        if self.bar.disable:
+            return
+        if name != self.phase_began[0]:
+            self.phase_began = name, done, time.monotonic()
+        _, first, start = self.phase_began
+        text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
+        if total and done > first:
+            left = (time.monotonic() - start) / (done - first) * (total - done)
+            text += f", {left / 60:.0f} min left"
+        self.bar.set_description(text, refresh=False)
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """The latest of a few metrics behind the bar; others are left out."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -123,6 +124,13 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
 
+class Source(NamedTuple):
+    """Another run, which a new one builds on."""
+
+    directory: Path
+    state: State  # of its algorithm
+
+
 @dataclass(frozen=True)
 class Setup:
     """The parts that a run hands to an algorithm's constructor: `algorithm(config, setup)`.
@@ -142,6 +150,8 @@ class Setup:
     compile: bool = False
     env_id: str | None = None  # what stored data must be of
     env_config: Any = None  # of `env`, for what needs more of them
+    directory: Path | None = None  # of the run, for large files; None: there is none
+    source: Source | None = None
 
 
 @runtime_checkable
@@ -155,7 +165,13 @@ class Algorithm(Protocol):
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
     for combinations that cannot work. `histograms() -> dict[str, array]` is optional; so is
     `q_table()`, of which a map is drawn, and `figures` (name -> title -> metrics), which are drawn
-    as curves. Stored data is read when it is first learnt from, so that a policy acts without it.
+    as curves. `progress() -> (phase, done, total, unit)`, `images()` and `films()` (see
+    `algos.world_models.phases`) and `close()` are optional, too.
+
+    A policy with a memory has `initial_memory(num_envs) -> memory_BM` and
+    `act_with_memory(obs_B, memory_BM, *, explore) -> (action_B, memory_BM)`; its `act` is that of
+    an episode's first step. Stored data is read when it is first learnt from, so that a policy
+    acts without it.
     """
 
     counters: Counters

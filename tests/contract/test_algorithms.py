@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from experts import with_demonstrations
+from lamp import small_vision
 
 from rlzoo import config as configuration
 from rlzoo import registry
+from rlzoo.algos.world_models.agent import WorldModels
+from rlzoo.algos.world_models.population import Player
 from rlzoo.config import RunConfig
 from rlzoo.evaluate import Stopped
 from rlzoo.io import checkpoint
@@ -44,20 +47,43 @@ VARIANTS = [
         ),
     ),
     ("airl", ("env=lunarlander_continuous", "algo.absorbing=true")),
+    (
+        "world_models",
+        (
+            "algo.memory.done_head=true",
+            "algo.memory.reward_head=true",
+            "algo.controller.train_in=dream",
+            "algo.controller.max_dream_steps=20",
+            "algo.controller.num_envs=1",
+        ),
+    ),
+    ("world_models", ("algo.phases=[controller]", "algo.controller.inputs=z")),
     ("trpo", ("algo.normalize_obs=true", "algo.fisher_fraction=0.5", "env.num_envs=2")),
     ("trpo", ("env=lunarlander_continuous", "algo.normalize_reward=true", "algo.gsde=true")),
     ("bc", ("env=lunarlander_continuous", "algo.patience=3", "algo.demonstrations.keep_every=2")),
     ("bc", ("env=lunarlander_continuous", "algo.loss=mse", "algo.weight_decay=1e-3")),
 ]
+ENVS = (
+    "env=frozenlake",
+    "env=cartpole",
+    "env=lunarlander_continuous",
+    "env=gym env.id=lamp:Lamp-v0 env.restore=replay env.num_envs=2",
+)
 IDS = ["-".join((name, *extra)) for name, extra in VARIANTS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast() -> Iterator[None]:
+    with small_vision():
+        yield
 
 
 def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> RunConfig:
     """A run of a second in the env that is named, or the first whose spaces the algorithm takes."""
     named = [word for word in extra if word.startswith("env=")]
     extra = tuple(word for word in extra if word not in named)
-    for env in named or ("env=frozenlake", "env=cartpole", "env=lunarlander_continuous"):
-        words = [f"algo={algo}", env, "experiment=none", "debug=tiny", "seed=3", *extra]
+    for env in named or ENVS:
+        words = [f"algo={algo}", *env.split(), "experiment=none", "debug=tiny", "seed=3", *extra]
         words += ["logger.tensorboard=false"]
         if output is not None:
             words.append(f"output_dir={output}")
@@ -241,15 +267,23 @@ def test_nan_stops_before_parameters_change(algo, tmp_path, monkeypatch):
 def policy_of(algorithm: Algorithm) -> Any:
     state = algorithm.state()
     state = state.get("generator", state)  # the discriminator has learnt before it
-    keys = ("tables", "q", "target_q", "network", "learner", "optimizer")
-    return [state[key] for key in keys if key in state]
+    keys = ("tables", "q", "target_q", "network", "learner", "optimizer", "artefacts")
+    return [state[key] for key in keys if key in state], getattr(algorithm, "params_N", None)
 
 
 def plant_nan(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
     """A NaN that no check of the env can see: in the discount (so in every target), or the loss."""
+    if isinstance(algorithm, WorldModels):
+        monkeypatch.setattr(Player, "_play", play_badly)
+        return
     config = getattr(algorithm, "generator", algorithm).config
     name = "gamma" if hasattr(config, "gamma") else "weight_decay"
     object.__setattr__(config, name, float("nan"))
+
+
+def play_badly(self: Player, params_BN: Any, seeds: list[int], share: Any) -> Any:
+    yield
+    return np.full(len(seeds), np.nan), np.zeros(len(seeds))
 
 
 def warmed_up(config: RunConfig) -> Algorithm:

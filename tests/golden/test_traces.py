@@ -20,7 +20,10 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.run import build
 
-ENVS = {"gail_as_printed": "lunarlander_continuous"}  # the others: cliffwalking
+ENVS = {  # the others: cliffwalking
+    "gail_as_printed": "lunarlander_continuous",
+    "world_models": "car_racing_fast",
+}
 RECORDED = Path(__file__).parent / "data" / "traces.json"
 ADVERSARIAL = [
     "algo.ppo.rollout_env_steps=40",

@@ -105,8 +105,10 @@ def test_commands_in_the_help_are_commands(capsys):
         if words[:1] != ["rlzoo"]:
             continue
         verb = words[1].rstrip(":") if len(words) > 1 else ""
-        if "=" in verb and not verb.startswith("resume"):
+        if "=" in verb and not verb.startswith(("resume", "from")):
             assert main([*words[1:], "--cfg", "job"]) == 0, words
             capsys.readouterr()
         else:
-            assert verb in VERBS or verb in ("reinforcement", "-m", "resume=latest"), words
+            assert verb in VERBS or verb in ("reinforcement", "-m", "resume=latest", "from=RUN"), (
+                words
+            )

@@ -20,6 +20,7 @@ EXPERIMENTS = groups()["experiment"]
 BULLET = ("hopper_bullet", "walker2d_bullet", "half_cheetah_bullet", "ant_bullet", "hopper11")
 NEEDS = {  # what must be chosen with an option so that the whole can work
     ("algo", "gail_as_printed"): ["env=lunarlander_continuous"],
+    ("algo", "world_models"): ["env=car_racing_fast"],
     ("env", "gym"): ["env.id=CartPole-v1"],
     **{("env", env): ["algo=ppo"] for env in ("lunarlander_continuous", "hopper_mujoco")},
     **{("env", env): ["algo=ppo"] for env in BULLET},
@@ -31,8 +32,11 @@ NAMED_OTHERWISE = (  # after what they reproduce, or how they explore
     "gail_chapter",
     "gail_chapter_as_printed",
     "ppo_hopper_bullet_gaussian",
+    "takecover_world_models",
+    *(name for name in EXPERIMENTS if name.startswith("car_racing_world_models")),
 )
 PACKAGES = dict.fromkeys(BULLET, "pybullet")
+PACKAGES |= {"car_racing_envpool": "envpool"}
 PACKAGES |= {"hopper_mujoco": "imageio", "takecover": "vizdoom"}  # MuJoCo draws with imageio
 
 
@@ -59,6 +63,8 @@ def test_every_file_composes_and_makes_a_step(group, option):
             build(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
         return
     config = compose([*words, *(["debug=tiny"] if group != "debug" else [])])
+    if config.env.name in PACKAGES:
+        pytest.importorskip(PACKAGES[config.env.name])
     assert from_mapping(yaml.safe_load(configuration.to_yaml(config))) == config
     algorithm = build(with_demonstrations(config))
     algorithm.step()
@@ -258,3 +264,23 @@ def test_strict_check_of_a_mapping(change, message):
 def test_unreadable_yaml_is_bad_data(text):
     with pytest.raises(DataError, match=r"^run/config\.yaml"):
         configuration.load_yaml(text, "run/config.yaml")
+
+
+def test_a_branch_takes_the_settings_of_its_source():
+    saved = plain(
+        compose(["algo=world_models", "env=car_racing_fast", "algo.vision.latent_size=8"])
+    )
+    words = ["algo.phases=[vision]", "algo.source='/a/run'", "seed=7"]
+    config = configuration.branched(saved, words)
+    assert (config.algo.phases, config.algo.source, config.seed) == (("vision",), "/a/run", 7)
+    assert config.algo.vision.latent_size == 8
+    with pytest.raises(UsageError, match=r"resume: algo\.vision\.latent_size=4 would change"):
+        with_overrides(saved, ["algo.vision.latent_size=4"])  # a nested fixed setting
+    with pytest.raises(UsageError, match=r"unknown setting 'algo\."):
+        configuration.branched(plain(compose(["algo=ppo"])), words)
+
+
+def test_debug_leaves_explicit_nested_settings_alone():
+    words = ["algo=world_models", "env=car_racing_fast", "debug=tiny"]
+    config = compose([*words, "algo.vision.latent_size=7"])
+    assert config.algo.vision.latent_size == 7 and config.algo.vision.epochs == 1

@@ -37,6 +37,7 @@ ALGORITHMS = {
     "q_learning": "frozenlake",
     "sarsa": "frozenlake",
     "trpo": "lunarlander_continuous",
+    "world_models": "car_racing_fast",
 }
 
 # --- tables of settings -------------------------------------------------------------------------
@@ -174,11 +175,12 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """UsageError for a command that would be refused before it looks at a run."""
-    if words[0] in (*cli.VERBS, "--help"):
+    if words[0] in (*cli.VERBS, "--help") or words[0].startswith("from="):
         return
     if "=" not in words[0] and words[0] != "-m":
         raise UsageError(f"no such command: {words[0]}")
-    overrides = [w for w in words if "=" in w and not w.startswith("resume=")]
+    places = ("resume=", "run_dir=")
+    overrides = [w for w in words if "=" in w and not w.startswith(places)]
     for job in configuration.sweep_jobs(overrides) if words[0] == "-m" else [overrides]:
         configuration.compose(job)
 

@@ -263,3 +263,35 @@ def test_headless_drawing_leaves_a_display_alone(monkeypatch: pytest.MonkeyPatch
 def test_evaluation_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Evaluation((1.0,), (1,), (1,)).returns = ()  # type: ignore[misc]
+
+
+class Remembering:
+    """Counts the steps of each episode in its memory, and compares them with the env's own."""
+
+    def __init__(self) -> None:
+        self.first_left: dict[float, int] = {}
+        self.longest = 0
+
+    def initial_memory(self, num_envs: int) -> np.ndarray:
+        return np.full((num_envs, 2), -1.0)  # steps left at first (unknown), steps taken
+
+    def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        raise AssertionError("a policy with a memory acts with it")
+
+    def act_with_memory(
+        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert not explore
+        new_B = memory_BM[:, 0] < 0
+        first_B = np.where(new_B, obs_B[:, 0], memory_BM[:, 0])
+        taken_B = np.where(new_B, 0, memory_BM[:, 1])
+        np.testing.assert_array_equal(first_B - taken_B, obs_B[:, 0])
+        self.longest = max(self.longest, int(taken_B.max()))
+        return np.zeros(len(obs_B), np.int64), np.stack([first_B, taken_B + 1], axis=1)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_a_memory_belongs_to_its_episode(num_envs):
+    policy = Remembering()
+    play(policy, 20, num_envs)
+    assert policy.longest == 8
