@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.executor import finished
 from rlzoo.io import checkpoint
 from rlzoo.settings import read
-from rlzoo.types import Algorithm, DataError, Setup, State, UsageError
+from rlzoo.types import Algorithm, DataError, Setup, Source, State, UsageError
 
 LAMP = EnvConfig(id="lamp:Lamp-v0", restore="replay")
 
@@ -35,17 +34,6 @@ LAMP = EnvConfig(id="lamp:Lamp-v0", restore="replay")
 def fast() -> Iterator[None]:
     with small_vision():
         yield
-
-
-class Source(NamedTuple):
-    directory: Path
-    state: State
-
-
-@dataclass(frozen=True)
-class FullSetup(Setup):
-    directory: Path | None = None
-    source: Source | None = None
 
 
 TINY: dict[str, Any] = {
@@ -78,7 +66,7 @@ def agent(
         )
         for i in range(3)
     ]
-    setup = FullSetup(
+    setup = Setup(
         env=SyncVectorEnv(members),
         seed=seed,
         total_env_steps=total,
