@@ -24,6 +24,7 @@ from rlzoo.types import DataError, UsageError
 _PACKAGED = Path(__file__).parent / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 KINDS = ("algo", "network", "replay")  # groups whose options have classes in the registry
+MANY = 24  # more choices than this are not listed in a line
 OPTIONAL_GROUPS = ("experiment", "debug")  # "none" is a choice
 
 
@@ -137,9 +138,8 @@ def _check_option(group: str, option: str, known: Sequence[str]) -> str:
     hint = ""
     if group == "env":
         hint = f" Any gymnasium env: env=gym env.id={option if '-v' in option else 'ID'}."
-    raise UsageError(
-        f"unknown {group} '{option}'.{nearest(option, known)}{hint} Known: {', '.join(known)}"
-    )
+    listed = ", ".join(known) if len(known) <= MANY else f"see rlzoo list {group}"
+    raise UsageError(f"unknown {group} '{option}'.{nearest(option, known)}{hint} Known: {listed}")
 
 
 def _plugins_named_in(words: Sequence[str]) -> list[str]:

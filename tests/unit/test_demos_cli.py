@@ -186,6 +186,8 @@ def test_convert_there_and_back(file):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_words(file, capsys, words, code, error):
+    if "format=minari" in words:
+        pytest.importorskip("minari")
     if "force=yes" in words:
         Path("x.npz").touch()
         code, error = 64, "force: got 'yes', expected true or false"
