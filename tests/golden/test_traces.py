@@ -67,6 +67,11 @@ EXTRA = {
 }
 
 
+def shown(obs_B: np.ndarray) -> list[float] | float:
+    """Observations as they are, and pictures by their mean, so that the file stays small."""
+    return obs_B.tolist() if obs_B.size < 1000 else float(obs_B.mean())
+
+
 def trace(algo: str) -> list[dict[str, Any]]:
     env = ENVS.get(algo, "cliffwalking")
     words = [f"algo={algo}", f"env={env}", "experiment=none", "total_env_steps=200"]
@@ -80,7 +85,7 @@ def trace(algo: str) -> list[dict[str, Any]]:
                 "env_steps": algorithm.counters.env_steps,
                 "episodes": algorithm.counters.episodes,
                 "updates": algorithm.counters.updates,
-                "obs": algorithm.env.obs_B.tolist(),
+                "obs": shown(algorithm.env.obs_B),
                 **{name: float(value) for name, value in metrics.items()},
             }
         )
