@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
 from typing import Any, Literal, Protocol
 
-from rlzoo.envs.process import LEAVE_SECONDS, SPAWN, _end_with_parent, _signals_held_back
+from rlzoo.envs.process import LEAVE_SECONDS, SPAWN, end_with_parent, signals_held_back
 from rlzoo.types import RlzooError, UsageError
 
 Worker = Callable[[Any], Generator[None, None, Any]]
@@ -179,7 +179,7 @@ class ProcessExecutor:
 def _begin(make: Callable[[], Worker]) -> _Member:
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(target=_work, args=(there, make), name="rlzoo-worker", daemon=True)
-    with _signals_held_back():
+    with signals_held_back():
         process.start()
     there.close()  # so that the worker's death closes the pipe
     return _Member(process, here)
@@ -197,7 +197,7 @@ def _end(members: list[_Member]) -> None:
 
 def _work(pipe: Connection, make: Callable[[], Worker]) -> None:
     """In the worker: do share after share until the pipe closes."""
-    _end_with_parent()
+    end_with_parent()
     made = _answer(make)
     with suppress(EOFError, OSError):  # the parent has closed the pipe
         if isinstance(made, RlzooError):

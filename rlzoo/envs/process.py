@@ -110,7 +110,7 @@ class ProcessVectorEnv:
         self._stop = Finalize(self, _stop, (self._workers,), exitpriority=1)
         members = {"run_seed": run_seed, "purpose": purpose, "restore": restore}
         count = min(workers or os.cpu_count() or 1, num_envs)
-        with _signals_held_back():
+        with signals_held_back():
             for w in range(count):
                 envs = slice(num_envs * w // count, num_envs * (w + 1) // count)
                 self._workers.append(_start(envs, memory, make, members))
@@ -225,7 +225,7 @@ def _stop(workers: list[Worker]) -> None:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Workers started here never see SIGINT, SIGTERM or SIGHUP, even while they start up.
 
     A terminal or a scheduler sends them to the whole group, but they are meant for the parent,
@@ -252,7 +252,7 @@ def _work(
     members: dict[str, Any],
 ) -> None:
     """Step a slice of the envs until the pipe closes. The first error is the last answer."""
-    _end_with_parent()
+    end_with_parent()
     shared = memory.arrays().part(envs)
     with suppress(EOFError, OSError):  # the parent has closed the pipe
         try:
@@ -281,7 +281,7 @@ def _obey(vector: SyncVectorEnv, shared: Shared, command: str, argument: Any) ->
     return vector.resume_exact, [member.length for member in vector.members]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
