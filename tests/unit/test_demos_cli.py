@@ -75,11 +75,11 @@ def test_record_from_a_run(folder, trained, capsys):
 def test_a_file_is_not_overwritten_unless_asked_to(file, trained, capsys, monkeypatch):
     before = Path(file).read_bytes()
     played = []
-    monkeypatch.setattr(demos, "record", lambda *_, **__: played.append(1))
-    code, error = failure(capsys, "record", trained, f"file={file}")
+    with monkeypatch.context() as patch:  # undone alone: the folder stays
+        patch.setattr(demos, "record", lambda *_, **__: played.append(1))
+        code, error = failure(capsys, "record", trained, f"file={file}")
     assert (code, error) == (73, "d.npz: exists already (force=true replaces it)")
     assert Path(file).read_bytes() == before and not played
-    monkeypatch.undo()
     assert main(["demos", "record", trained, "episodes=1", "file=d.npz", "force=true"]) == 0
     assert load(file).num_trajectories == 1
 
