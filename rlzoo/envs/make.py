@@ -18,7 +18,7 @@ from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
-from rlzoo.envs.wrappers import with_array_observations
+from rlzoo.envs.wrappers import with_array_observations, with_time_feature
 from rlzoo.seeding import TRAIN
 from rlzoo.settings import nearest, setting
 from rlzoo.types import UsageError, VectorEnv
@@ -33,6 +33,9 @@ class EnvConfig:
     kwargs: dict[str, Any] | None = setting(None, "arguments of the env's constructor")
     max_episode_steps: int | None = setting(
         None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
+    )
+    time_feature: bool = setting(
+        False, "observations end with the elapsed part of the time limit (Pardo et al. 2018)"
     )
     num_envs: int = setting(1, "number of envs that are stepped together", low=1)
     backend: Literal["sync", "process", "envpool"] = setting(
@@ -53,6 +56,8 @@ class EnvConfig:
 
     def check(self) -> None:
         find_spec(self.id)
+        if self.time_feature and self.backend == "envpool":
+            raise UsageError("env.time_feature=true: not with env.backend=envpool")
 
 
 def find_spec(id: str) -> EnvSpec:
@@ -94,7 +99,8 @@ def make_env(
         raise UsageError(f"env.id={spec.id} needs another package: {error}") from error
     except TypeError as error:
         raise UsageError(f"env.kwargs: {error}") from error
-    return with_array_observations(env)
+    env = with_array_observations(env)
+    return with_time_feature(env) if config.time_feature else env
 
 
 def make_vector(

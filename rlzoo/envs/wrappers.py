@@ -1,4 +1,4 @@
-"""Structured observations become plain arrays."""
+"""Structured observations become plain arrays; time becomes a feature."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from rlzoo.types import UsageError
 
 
 class TupleToMultiDiscrete(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
@@ -32,3 +34,19 @@ def with_array_observations(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, 
     if isinstance(space, spaces.Tuple | spaces.Dict) and space.is_np_flattenable:
         return gymnasium.wrappers.FlattenObservation(env)
     return env
+
+
+def with_time_feature(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """`env`, with the elapsed part of its time limit, 0 to 1, as the last feature.
+
+    Where an episode is truncated at a limit, the time left is part of what its return depends on
+    (Pardo et al. 2018, "Time limits in reinforcement learning").
+    """
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise UsageError(f"env.time_feature=true: expected a vector of features, got {space}")
+    if env.spec is None or env.spec.max_episode_steps is None:
+        raise UsageError(
+            "env.time_feature=true: the env has no time limit, expected env.max_episode_steps"
+        )
+    return gymnasium.wrappers.TimeAwareObservation(env, flatten=True, normalize_time=True)
