@@ -161,9 +161,9 @@ class Run:
         return status
 
     def _advance(self, clock: int) -> None:
-        self.progress.update(clock)
         if hasattr(self.algorithm, "progress"):
             self.progress.phase(*self.algorithm.progress())
+        self.progress.update(clock)
 
     def _restore(self, path: Path, state: State) -> None:
         self.algorithm.load(state["algorithm"])

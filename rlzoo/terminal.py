@@ -15,8 +15,14 @@ def note(line: str) -> None:
     print(f"rlzoo: {line}", file=sys.stderr, flush=True)
 
 
+FILE_SECONDS = 60.0  # between two lines of progress where stderr is a file or a pipe
+
+
 class Progress:
-    """The run's clock on stderr, with speed, return and time left; silent in a pipe or file."""
+    """The run's clock on stderr, with speed, return and time left.
+
+    At a terminal it is a bar; in a file, a line a minute.
+    """
 
     def __init__(self, total: int, done: int) -> None:
         from tqdm import tqdm
@@ -31,18 +37,28 @@ class Progress:
             smoothing=0.1,
             disable=not sys.stderr.isatty(),
         )
-        self.at = done
+        self.at, self.total = done, total
+        self.line_before = done, time.monotonic()  # clock and time of the last line in a file
+        self.phase_text = ""
         self.phase_began = "", 0, 0.0  # name, units done then, when
         self.shown: dict[str, str] = {}
 
     def update(self, clock: int) -> None:
         self.bar.update(clock - self.at)
         self.at = clock
+        if self.bar.disable and time.monotonic() - self.line_before[1] >= FILE_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        before, then = self.line_before
+        self.line_before = self.at, time.monotonic()
+        speed = (self.at - before) / (time.monotonic() - then)
+        parts = [f"{self.at:,} of {self.total:,} steps, {speed:,.0f}/s", self.phase_text]
+        parts += [f"{name} {value}" for name, value in self.shown.items()]
+        note("; ".join(part for part in parts if part))
 
     def phase(self, name: str, done: int, total: int, unit: str) -> None:
         """How far the current phase is; an estimate of its time left once there is a pace."""
-        if self.bar.disable:
-            return
         if name != self.phase_began[0]:
             self.phase_began = name, done, time.monotonic()
         _, first, start = self.phase_began
@@ -50,6 +66,7 @@ class Progress:
         if total and done > first:
             left = (time.monotonic() - start) / (done - first) * (total - done)
             text += f", {left / 60:.0f} min left"
+        self.phase_text = text
         self.bar.set_description(text, refresh=False)
 
     def show(self, metrics: Mapping[str, float]) -> None:

@@ -1,0 +1,36 @@
+"""Progress where nobody watches a terminal: a line now and then."""
+
+import pytest
+
+from rlzoo import terminal
+from rlzoo.terminal import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still unless it is set."""
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_file_gets_a_line_a_minute(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(total=1000, done=100) as progress:
+        for seconds, step, updates in ((100.0, 101, 0), (159.0, 200, 2), (160.0, 220, 3)):
+            clock[0] = seconds
+            progress.show({"rollout/return_mean": 12.345678})
+            progress.phase("vision", updates, 6, "updates")
+            progress.update(step)
+    assert capsys.readouterr().err == (
+        "rlzoo: 220 of 1,000 steps, 2/s; vision 3 of 6 updates, 1 min left; return 12.35\n"
+    )
+
+
+def test_a_short_run_prints_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(total=10, done=0) as progress:
+        for step in range(1, 11):
+            clock[0] += 1
+            progress.update(step)
+    assert capsys.readouterr().err == ""
