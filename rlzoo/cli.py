@@ -34,6 +34,7 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo list [GROUP]                            algorithms, environments, experiments, ...
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
+  rlzoo export RUN to=DIR [checkpoint=best|last] [half=true]   record and policy, to hand on
   rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
   rlzoo demos record RUN file=demos.npz [episodes=25] [seed=0] [explore=true] [format=baselines]
   rlzoo demos record expert=HopperBulletEnv-v0 file=demos.npz    a policy of the pybullet package
@@ -279,6 +280,14 @@ def _play(words: list[str]) -> int:
     return show.play_run(path, **options)
 
 
+def _export(words: list[str]) -> int:
+    defaults = {"to": "", "checkpoint": "best", "half": "false"}
+    [path], options = _arguments("export", words, defaults)
+    from rlzoo import export
+
+    return export.export_run(path, **options)
+
+
 def _compare(words: list[str]) -> int:
     paths, options = _arguments("compare", words, {"file": ""}, numbers=range(1, sys.maxsize))
     from rlzoo import show
@@ -326,6 +335,7 @@ VERBS = {
     "list": list_everything,
     "evaluate": _evaluate,
     "play": _play,
+    "export": _export,
     "compare": _compare,
     "demos": _demos,
     "train": train,

@@ -125,6 +125,11 @@ class Run:
             config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
         )
         found = checkpoint.newest(directory.checkpoints, note)
+        if found and checkpoint.POLICY_ONLY in found[1]:
+            raise UsageError(
+                f"{directory.path}: was exported, so its policy is all there is: it can be "
+                "evaluated, played and built on (from=), not resumed"
+            )
         # A resumed run has taken over what it needs of its source.
         source = None if found else source_of(config)
         self.algorithm = build(config, directory.path, source)

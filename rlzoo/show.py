@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def load_policy(directory: RunDir, config: RunConfig, which: str) -> Algorithm:
         if found is None:
             raise UsageError(f"{directory.path}: has no checkpoint yet")
         path, state = found
-    algorithm = build(config)
+    # Episodes are shown in the env itself; what it was trained in may not be installed here.
+    algorithm = build(replace(config, env=replace(config.env, backend="sync")))
     algorithm.load_policy(state["algorithm"])
     note(f"{path.name} ({'best on the selection seeds' if best else 'last'})")
     return algorithm

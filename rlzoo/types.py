@@ -190,8 +190,11 @@ class Algorithm(Protocol):
     def state(self) -> State: ...
     def load(self, state: State) -> None: ...
 
+    def policy_state(self) -> State:
+        """Of a `state()`, what `act` needs."""
+
     def load_policy(self, state: State) -> None:
-        """Load only what `act` needs from a `state()`."""
+        """Load only what `act` needs, from a `state()` or a `policy_state()`."""
 
 
 class Episode(NamedTuple):

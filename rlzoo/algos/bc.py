@@ -262,9 +262,9 @@ class BC:
         return has_stopped or self.counters.clock >= self.setup.total_env_steps
 
     def state(self) -> State:
-        state = {
+        return {
             "counters": self.counters.state(),
-            "network": module_state(self.network),
+            **self.policy_state(),
             "learner": module_state(self.learner),
             "optimizer": self.optimizer.state(),
             "best_heldout_loss": self.best_heldout_loss,
@@ -273,9 +273,6 @@ class BC:
             "minibatch_rng": generator_state(self.minibatch_rng),
             "demonstrations_sha256": self.data.sha256,
         }
-        if self.obs_normalizer is not None:
-            state["obs_normalizer"] = self.obs_normalizer.state()
-        return state
 
     def load(self, state: State) -> None:
         """Go on where `state` was taken; DataError if the demonstrations are others now."""
@@ -290,6 +287,12 @@ class BC:
         self.measurements_since_best = state["measurements_since_best"]
         load_generator(self.explore_rng, state["explore_rng"])
         load_generator(self.minibatch_rng, state["minibatch_rng"])
+
+    def policy_state(self) -> State:
+        state: State = {"network": module_state(self.network)}
+        if self.obs_normalizer is not None:
+            state["obs_normalizer"] = self.obs_normalizer.state()
+        return state
 
     def load_policy(self, state: State) -> None:
         load_module(self.network, state["network"])

@@ -268,7 +268,7 @@ class DQN:
         return {
             "counters": self.counters.state(),
             "next_target_sync": self.next_target_sync,
-            "q": module_state(self.q),
+            **self.policy_state(),
             "target_q": module_state(self.target_q),
             "optimizer": self.optimizer.state(),
             "explore_rng": generator_state(self.explore_rng),
@@ -280,13 +280,16 @@ class DQN:
     def load(self, state: State) -> None:
         self.counters.load(state["counters"])
         self.next_target_sync = state["next_target_sync"]
-        load_module(self.q, state["q"])
+        self.load_policy(state)
         load_module(self.target_q, state["target_q"])
         self.optimizer.load(state["optimizer"])
         load_generator(self.explore_rng, state["explore_rng"])
         load_generator(self.replay_rng, state["replay_rng"])
         self.replay.load(state["replay"])
         self.collector.load(state["collector"])
+
+    def policy_state(self) -> State:
+        return {"q": module_state(self.q)}
 
     def load_policy(self, state: State) -> None:
         load_module(self.q, state["q"])

@@ -369,6 +369,10 @@ class GAIL:
         self.absorbing_value = state["absorbing_value"]
         load_generator(self.rng, state["rng"])
 
+    def policy_state(self) -> State:
+        state = {"generator": self.generator.policy_state()}
+        return state if self.cloning is None else state | {"cloning": self.cloning.policy_state()}
+
     def load_policy(self, state: State) -> None:
         self.generator.load_policy(state["generator"])
         self.cloning = None

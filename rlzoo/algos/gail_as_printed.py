@@ -352,9 +352,9 @@ class GAILAsPrinted:
         return self.counters.env_steps >= self.setup.total_env_steps
 
     def state(self) -> State:
-        state = {
+        return {
             "counters": self.counters.state(),
-            "network": module_state(self.network),
+            **self.policy_state(),
             "discriminator": module_state(self.discriminator),
             "optimizers": {name: _state_of(o) for name, o in self.optimizers.items()},
             "env": self.own_env.state(),
@@ -362,9 +362,6 @@ class GAILAsPrinted:
             "rollouts": self.rollouts,
             "returns": [self.return_, self.last_return],
         }
-        if self.normalizer is not None:
-            state["normalizer"] = self.normalizer.state()
-        return state
 
     def load(self, state: State) -> None:
         self.load_policy(state)
@@ -376,6 +373,12 @@ class GAILAsPrinted:
         load_generator(self.rng, state["rng"])
         self.rollouts = state["rollouts"]
         self.return_, self.last_return = state["returns"]
+
+    def policy_state(self) -> State:
+        state: State = {"network": module_state(self.network)}
+        if self.normalizer is not None:
+            state["normalizer"] = self.normalizer.state()
+        return state
 
     def load_policy(self, state: State) -> None:
         load_module(self.network, state["network"])

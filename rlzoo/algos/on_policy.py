@@ -292,14 +292,12 @@ class OnPolicy:
     def state(self) -> State:
         state = {
             "counters": self.counters.state(),
-            "network": module_state(self.network),
+            **self.policy_state(),
             "optimizer": self.optimizer.state(),
             "explore_rng": generator_state(self.explore_rng),
             "minibatch_rng": generator_state(self.minibatch_rng),
             "collector": self.collector.state(),
         }
-        if self.obs_normalizer is not None:
-            state["obs_normalizer"] = self.obs_normalizer.state()
         if self.reward_scaler is not None:
             state["reward_scaler"] = self.reward_scaler.state()
         return state
@@ -313,6 +311,12 @@ class OnPolicy:
         self.collector.load(state["collector"])
         if self.reward_scaler is not None:
             self.reward_scaler.load(state["reward_scaler"])
+
+    def policy_state(self) -> State:
+        state: State = {"network": module_state(self.network)}
+        if self.obs_normalizer is not None:
+            state["obs_normalizer"] = self.obs_normalizer.state()
+        return state
 
     def load_policy(self, state: State) -> None:
         load_module(self.network, state["network"])

@@ -255,7 +255,7 @@ class TableLearner:
     def state(self) -> State:
         return {
             "counters": self.counters.state(),
-            "tables": np.array(self.tables),
+            **self.policy_state(),
             "visits": np.array(self.visits),
             "next_actions": list(self.next_actions),
             "rng": generator_state(self.rng),
@@ -268,12 +268,15 @@ class TableLearner:
         if state["tables"].shape != shape:
             raise DataError(f"tables: got {state['tables'].shape}, expected {shape}")
         self.counters.load(state["counters"])
-        self.tables = state["tables"].tolist()
+        self.load_policy(state)
         self.visits = state["visits"].tolist()
         self.next_actions = list(state["next_actions"])
         load_generator(self.rng, state["rng"])
         self.statistics.load(state["statistics"])
         self.env.load(state["env"])
+
+    def policy_state(self) -> State:
+        return {"tables": np.array(self.tables)}
 
     def load_policy(self, state: State) -> None:
         self.tables = state["tables"].tolist()

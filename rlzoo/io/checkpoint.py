@@ -38,6 +38,8 @@ SCHEMA = 1
 # From schema n to n + 1. A schema without an entry cannot be read any more.
 MIGRATIONS: dict[int, Callable[[State], State]] = {}
 
+POLICY_ONLY = "exported"  # a key of states that can act but not be trained on
+
 LARGE_BYTES = 64 << 20
 CHUNK_BYTES = 8 << 20
 

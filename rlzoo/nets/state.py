@@ -19,6 +19,7 @@ def module_state(module: nn.Module) -> State:
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy a `module_state` into the module's own tensors, so that views of them stay valid.
 
+    Tensors of 32 bits can be stored with 16.
     Raises DataError, and changes nothing, if a name or shape differs.
     """
     own = module.state_dict()
@@ -27,6 +28,8 @@ def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
         raise DataError(f"network state: {', '.join(differing[:3])} is missing or not expected")
     loaded = {name: torch.as_tensor(leaf) for name, leaf in state.items()}
     for name, tensor in own.items():
+        if loaded[name].dtype == torch.float16 and tensor.dtype == torch.float32:
+            loaded[name] = loaded[name].float()
         _check_same(f"network state: {name}", loaded[name], tensor)
     with torch.no_grad():
         for name, tensor in own.items():

@@ -226,13 +226,15 @@ def test_greedy_actions_draw_no_random_numbers(algo, extra):
 @pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
 def test_policy_of_a_state_acts_the_same(algo, extra):
     config = tiny(algo, extra)
-    trained, fresh = warmed_up(config), build(config)
+    trained, fresh, other = warmed_up(config), build(config), build(config)
     fresh.load_policy(trained.state())
+    other.load_policy(trained.policy_state())
     obs_B = np.stack([trained.env.obs_B[0]] * 3)
     wanted = trained.act(obs_B, explore=False)
     assert np.array_equal(fresh.act(obs_B, explore=False), wanted)
-    trained.env.close()
-    fresh.env.close()
+    assert np.array_equal(other.act(obs_B, explore=False), wanted)
+    for algorithm in (trained, fresh, other):
+        algorithm.env.close()
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

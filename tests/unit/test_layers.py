@@ -25,7 +25,7 @@ FLOORS = (
     {"config"},
     {"run", "compare"},
     {"sweep", "show"},
-    {"demos"},
+    {"demos", "export"},
     {"cli"},
     {"__main__"},
 )

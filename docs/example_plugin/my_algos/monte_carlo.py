@@ -89,7 +89,7 @@ class MonteCarlo:
         """Everything that the rest of the run depends on: arrays and plain JSON values."""
         return {
             "counters": self.counters.state(),
-            "q_SA": self.q_SA.copy(),
+            **self.policy_state(),
             "visits_SA": self.visits_SA.copy(),
             "episodes": [list(episode) for episode in self.episodes],
             "rng": generator_state(self.rng),
@@ -103,6 +103,9 @@ class MonteCarlo:
         self.episodes = [list(episode) for episode in state["episodes"]]
         load_generator(self.rng, state["rng"])
         self.collector.load(state["collector"])
+
+    def policy_state(self) -> State:
+        return {"q_SA": self.q_SA.copy()}
 
     def load_policy(self, state: State) -> None:
         self.q_SA = state["q_SA"].copy()

@@ -330,6 +330,16 @@ class WorldModels:
             self._phase = self._begin(self.counters.phase)
             self._phase.load(state["current"])
 
+    def policy_state(self) -> State:
+        names = ("vision", "encode", "memory")
+        left = {name: self.artefacts[name] for name in names if name in self.artefacts}
+        left["controller"] = {"mean": self.params_N, "best": self.params_N}
+        return {
+            "counters": self.counters.state(),
+            "artefacts": {**self.artefacts.state(), "left": left},
+            "current": None,
+        }
+
     def load_policy(self, state: State) -> None:
         self.artefacts.load(state["artefacts"])
         self._take_artefacts()

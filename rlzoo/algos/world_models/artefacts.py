@@ -105,7 +105,8 @@ class Artefacts:
         """What dreams begin with; DataError if nothing was encoded."""
         if "encode" not in self._left:
             raise DataError("a dream needs the latents that the phase 'encode' leaves")
-        return Beginnings(self._left["encode"]["mu"], self._left["encode"]["logvar"])
+        latents = self._left["encode"]
+        return Beginnings(*(latents[name].astype(np.float32) for name in ("mu", "logvar")))
 
     def state(self) -> State:
         return {"about": self.about, "left": self._left}
