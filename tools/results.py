@@ -46,7 +46,7 @@ def main() -> None:
         + (" with local changes" if provenance["git"]["dirty"] else "")
         + ".",
         "",
-        _hardware(provenance),
+        hardware(provenance),
         "",
         "Greedy episodes on test seeds that neither training nor the choice of the best checkpoint "
         "saw. *Best* is the checkpoint with the highest mean return on the selection seeds, *last* "
@@ -96,7 +96,7 @@ def _sweep_words(jobs: list[list[str]]) -> str:
     return " ".join(words)
 
 
-def _hardware(provenance: dict[str, Any]) -> str:
+def hardware(provenance: dict[str, Any]) -> str:
     hardware, versions = provenance["hardware"], provenance["versions"]
     return (
         f"{hardware['cpu']}, {hardware['cores']} cores, one thread a run; Python "

@@ -1,0 +1,119 @@
+"""Write docs/results/NAME.md and NAME.png from a run of World Models: time by phase, the search.
+
+python tools/world_models.py NAME RUN --target "what is expected" [--note TEXT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from results import RESULTS, hardware, read
+
+MARKS = {  # phase -> a metric that only it logs
+    "controller": "train/generations",
+    "memory": "train/rnn_loss",
+    "vision": "train/vae_loss",
+    "collect": "rollout/return_mean",
+}
+
+
+def phase_of(row: dict[str, float]) -> str | None:
+    return next((phase for phase, mark in MARKS.items() if mark in row), None)
+
+
+def seconds_by_phase(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Wall seconds from the last line of the phase before to a phase's own last line."""
+    ends: dict[str, float] = {}
+    for row in rows:
+        phase = phase_of(row)
+        if phase is not None and "time/elapsed_seconds" in row:
+            ends[phase] = row["time/elapsed_seconds"]
+    starts = [0.0, *ends.values()]
+    return {phase: end - start for (phase, end), start in zip(ends.items(), starts, strict=False)}
+
+
+def by_generation(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    found = [(row["train/generations"], row[name]) for row in rows if name in row and phase_of(row)]
+    return tuple(zip(*found, strict=True)) if found else ((), ())  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--target", required=True, help="what is expected, and from where")
+    parser.add_argument("--note", default="", help="a paragraph below the table")
+    arguments = parser.parse_args()
+    run: Path = arguments.run
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result, provenance = read(run / "result.json"), read(run / "provenance.json")
+    searched = [row for row in rows if phase_of(row) == "controller"]
+    lines = [
+        f"# {arguments.name}",
+        "",
+        f"Expected: {arguments.target}",
+        "",
+        f"Command: `tools/rlzoo {' '.join(read(run / 'overrides.json'))}`, "
+        f"commit `{provenance['git']['commit'][:10]}`.",
+        "",
+        hardware(provenance),
+        "",
+        "| policy | test episodes | mean | 95 % interval | standard deviation | median |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for which, test in result["test"].items():
+        of = test["return"]
+        low, high = of["ci95"]
+        lines.append(
+            f"| {which} | {of['n']} | {of['mean']:.1f} | {low:.1f} to {high:.1f} | "
+            f"{of['std']:.1f} | {of['median']:.1f} |"
+        )
+    lines += ["", "| phase | minutes |", "| --- | --- |"]
+    times = seconds_by_phase(rows)
+    lines += [f"| {phase} | {seconds / 60:.1f} |" for phase, seconds in times.items()]
+    lines += [
+        f"| together | {sum(times.values()) / 60:.1f} |",
+        "",
+        f"{searched[-1]['train/generations']:.0f} generations, {searched[-1]['step']:,} on the "
+        "run's clock (env steps and minibatches).",
+    ]
+    if arguments.note:
+        lines += ["", arguments.note]
+    lines += ["", f"![Return by generation]({arguments.name}.png)", ""]
+    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
+    draw(rows, searched).savefig(RESULTS / f"{arguments.name}.png")
+
+
+def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for name, label, colour in (
+        ("rollout/return_max", "best member, with early stops", "#999999"),
+        ("rollout/return_mean", "population, with early stops", "#56B4E9"),
+        ("eval/heldout_return_mean", "mean of the search, held-out seeds", "#D55E00"),
+    ):
+        x, y = by_generation(searched, name)
+        marker = "o" if name.startswith("eval") else ""
+        axes.plot(x, y, color=colour, label=label, marker=marker, linewidth=1.2, markersize=4)
+    selection = [row for row in rows if "eval/return_mean" in row]
+    if selection and searched:
+        generation = [
+            min(searched, key=lambda line: abs(line["step"] - row["step"]))["train/generations"]
+            for row in selection
+        ]
+        returns = [row["eval/return_mean"] for row in selection]
+        axes.plot(generation, returns, "s", color="#009E73", label="the same, selection seeds")
+    axes.set_xlabel("generation")
+    axes.set_ylabel("return")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
