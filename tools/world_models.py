@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-
 from results import RESULTS, hardware, read
 
 MARKS = {  # phase -> a metric that only it logs
