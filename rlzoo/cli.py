@@ -34,6 +34,7 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo list [GROUP]                            algorithms, environments, experiments, ...
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
+  rlzoo play RUN beside=true | dream=true [temperature=1]    what world_models expects, dreams
   rlzoo export RUN to=DIR [checkpoint=best|last] [half=true]   record and policy, to hand on
   rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
   rlzoo demos record RUN file=demos.npz [episodes=25] [seed=0] [explore=true] [format=baselines]
@@ -274,6 +275,7 @@ def _evaluate(words: list[str]) -> int:
 
 def _play(words: list[str]) -> int:
     defaults = {"episode": "0", "checkpoint": "best", "file": ""}
+    defaults |= {"beside": "false", "dream": "false", "temperature": ""}
     [path], options = _arguments("play", words, defaults)
     from rlzoo import show
 

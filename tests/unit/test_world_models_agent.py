@@ -17,7 +17,6 @@ from lamp import Lamp, small_vision
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
 from rlzoo.algos.world_models.population import Share
-from rlzoo.algos.world_models.viewing import beside, dream_film
 from rlzoo.algos.world_models.worker import Recipe, make_player
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_episode_batch
@@ -370,25 +369,43 @@ def test_what_it_learns_in_a_dream():
 def test_pictures_beside_the_real_ones(finished_run):
     it = agent(source=finished_run, phases=["controller"])
     obs_B, memory_BM = it.env.obs_B, it.initial_memory(3)
-    now = beside(it, obs_B, memory_BM)
+    now = it.beside(obs_B, memory_BM)
     assert now.shape == (3, 64, 3 * 64, 3) and now.dtype == np.uint8
     np.testing.assert_array_equal(now[:, :, :64], obs_B)
     _, later_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
-    later = beside(it, obs_B, later_BM)
+    later = it.beside(obs_B, later_BM)
     np.testing.assert_array_equal(now[:, :, :128], later[:, :, :128])
     assert not np.array_equal(now[:, :, 128:], later[:, :, 128:]), "M expects something else"
 
 
 def test_a_dream_can_be_watched_without_the_stores(finished_run, tmp_path):
-    it = agent(tmp_path, controller={"generations": 2})
+    it = agent(tmp_path, controller={"max_dream_steps": 12})
     it.load_policy(finished_run.state)
-    frames_THWC, return_ = dream_film(it, seed=1, max_steps=12)
+    frames_THWC, return_ = it.dream(1, None)
     assert frames_THWC.shape == (13, 64, 64, 3) and return_ == 12
-    warmer, _ = dream_film(it, seed=1, max_steps=12, temperature=3.0)
+    warmer, _ = it.dream(1, 3.0)
     np.testing.assert_array_equal(warmer[0], frames_THWC[0])
     assert not np.array_equal(warmer[-1], frames_THWC[-1])
-    with pytest.raises(DataError, match="needs the latents"):
-        dream_film(agent(), seed=1, max_steps=12)
+    assert not np.array_equal(it.dream(2, None)[0][0], frames_THWC[0]), "another beginning"
+
+
+def test_a_dream_needs_m_and_a_beginning(finished_run):
+    it, left = agent(), finished_run.state["artefacts"]["left"]
+    for missing in ("encode", "memory"):
+        it.artefacts.load({"left": {name: left[name] for name in PHASES if name != missing}})
+        text = f"dream=true: needs what the phase '{missing}' leaves, .* are: collect, vision, "
+        with pytest.raises(UsageError, match=text):
+            it.dream(0, None)
+
+
+def test_beside_shows_only_what_has_learnt(finished_run):
+    left = finished_run.state["artefacts"]["left"]
+    unused_m, untrained_m = agent(controller={"inputs": "z"}), agent()
+    for it, names in ((unused_m, PHASES), (untrained_m, ["vision"])):
+        it.artefacts.load({"left": {name: left[name] for name in names}})
+        assert it.beside(it.env.obs_B, it.initial_memory(3)).shape == (3, 64, 2 * 64, 3)
+    with pytest.raises(UsageError, match="beside=true: needs what the phase 'vision' leaves"):
+        agent().beside(untrained_m.env.obs_B, untrained_m.initial_memory(3))
 
 
 def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):

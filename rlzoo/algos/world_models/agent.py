@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlzoo.algos.world_models import viewing
 from rlzoo.algos.world_models.artefacts import Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
 from rlzoo.algos.world_models.config import WorldModelsConfig
@@ -137,6 +138,16 @@ class WorldModels:
         """Actions of C for features [z | h | c]."""
         layers = self.controller.layers(torch.from_numpy(self.params_N[None].astype(np.float32)))
         return self.controller(layers, torch.from_numpy(feature_BF[:, self._columns])).numpy()
+
+    # ---------------------------------------------------------------- to look at
+
+    def beside(self, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.ndarray:
+        """Frames [B, H, 3 * W, 3]: the real ones, what V keeps of them, what M had expected."""
+        return viewing.beside(self, obs_B, memory_BM)
+
+    def dream(self, seed: int, temperature: float | None) -> tuple[np.ndarray, float]:
+        """Frames [T, H, W, 3] and return of an episode that C plays in M."""
+        return viewing.dream_film(self, seed=seed, temperature=temperature)
 
     # ---------------------------------------------------------------- phases
 
