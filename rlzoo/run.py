@@ -122,7 +122,10 @@ class Run:
         self.phase = ""
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
-            config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
+            config.log_every_env_steps,
+            config.eval.every_env_steps,
+            config.save_every_env_steps,
+            config.save_every_seconds,
         )
         found = checkpoint.newest(directory.checkpoints, note)
         if found and checkpoint.POLICY_ONLY in found[1]:
