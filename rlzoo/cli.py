@@ -184,9 +184,6 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         return 0
     result = path / "result.json"
     with StopSignal().installed() as stop, directory.lock():
-        if result.exists() and "total_env_steps" not in differences:
-            note(f"{path} is finished; raise total_env_steps to go on")
-            return 0
         reached = checkpoint.reached_step(directory.checkpoints)
         if "total_env_steps" in differences and config.total_env_steps < reached:
             raise UsageError(
@@ -196,6 +193,10 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         from rlzoo.run import Run
 
         run = Run(config, directory, stop)
+        if result.exists() and (to_go_on := run.why_finished()):
+            note(f"{path} is finished; {to_go_on}")
+            run.release()
+            return 0
         for key, (before, after) in differences.items():
             note(f"changed {key}: {before} -> {after}")
         if differences:

@@ -169,6 +169,50 @@ def test_counters_stand_still_within_a_unit():
             assert (it.counters.clock, it.counters.updates, it.counters.episodes) == before
 
 
+@pytest.mark.parametrize(
+    ("plan", "few", "many"),
+    [
+        (PHASES, {"controller": {"generations": 2}}, {"controller": {"generations": 5}}),
+        (PHASES[:4], {"memory": {"epochs": 1}}, {"memory": {"epochs": 3}}),
+        (PHASES[:2], {"vision": {"epochs": 1}}, {"vision": {"epochs": 3}}),
+        (PHASES[:1], {"collect": {"episodes": 3}}, {"collect": {"episodes": 9}}),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_finished_run_told_to_do_more_equals_a_longer_one(tmp_path, plan, few, many):
+    """Of its last phase, with the counters, and also after it was saved and found finished."""
+    straight = agent(tmp_path / "straight", total=10**6, phases=plan, **many)
+    run(straight)
+    short = agent(tmp_path / "short", total=10**6, phases=plan, **few)
+    run(short)
+    assert short.done()
+    path = checkpoint.save(tmp_path / "checkpoints", 1, short.state(), keep_last=1)
+    same = agent(tmp_path / "short", total=10**6, phases=plan, **few)
+    same.load(checkpoint.load(path))
+    assert same.done() and f"raise algo.{plan[-1]}." in same.to_go_on()
+    longer = agent(tmp_path / "short", total=10**6, phases=plan, **many)
+    longer.load(same.state())
+    assert not longer.done() and longer.counters.phase == plan[-1]
+    run(longer)
+    assert fingerprint(longer.state()) == fingerprint(straight.state())
+
+
+def test_a_finished_run_says_how_to_go_on(tmp_path):
+    it = agent(tmp_path, total=10**6, controller={"generations": 1})
+    run(it)
+    new = (
+        "train vision or memory or controller further in a new run: "
+        f"rlzoo from={tmp_path} algo.phases=[vision] algo.continued=true"
+    )
+    assert it.to_go_on() == f"raise algo.controller.generations to go on, or {new}"
+    old = agent(tmp_path, total=10**6, controller={"generations": 9})
+    old.load({**it.state(), "current": None})  # a checkpoint of older code
+    assert old.done() and old.to_go_on() == new
+    ended = agent(total=20)
+    run(ended)
+    assert ended.to_go_on() == "raise total_env_steps to go on"
+
+
 # Artefacts of other runs -------------------------------------------------------------------------
 
 

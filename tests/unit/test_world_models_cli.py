@@ -1,7 +1,8 @@
-"""`rlzoo play` with what a policy sees, expects and dreams: films, windows, and what is refused."""
+"""World Models from the command line: films of what it sees and dreams; more of a finished run."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ def without_a_display(monkeypatch) -> None:
     monkeypatch.setattr(show, "has_display", lambda: False)
 
 
+# Play --------------------------------------------------------------------------------------------
+
+
 def film(path: Path) -> np.ndarray:
     """Frames of a GIF."""
     with Image.open(path) as image:
@@ -60,6 +64,9 @@ def test_a_dream_needs_neither_frames_nor_latents(runs, tmp_path, capsys):
     assert (tmp_path / "same.gif").read_bytes() == first
     assert (tmp_path / "warm.gif").read_bytes() != first
     assert (tmp_path / "other.gif").read_bytes() != first
+    assert main(["export", str(runs / "wm"), f"to={tmp_path}/out", "checkpoint=last"]) == 0
+    assert main(["play", f"{tmp_path}/out", "dream=true", f"file={tmp_path}/same.gif"]) == 0
+    assert (tmp_path / "same.gif").read_bytes() == first
     assert film(tmp_path / "a.gif").shape[1:] == (256, 256, 3), "64 x 64 is too small for people"
 
 
@@ -124,3 +131,37 @@ def test_what_cannot_be_shown(runs, capsys, words, error):
     assert main(["play", f"{runs / run}", *options]) == 64
     captured = capsys.readouterr()
     assert error in captured.err.splitlines()[-1] and not captured.out
+
+
+# Resume ------------------------------------------------------------------------------------------
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_a_finished_run_goes_on_with_more_generations_and_says_how(runs, tmp_path, capsys):
+    words = [*TINY, "total_env_steps=9999", "logger.tensorboard=false"]
+    few, many = "algo.controller.generations=1", "algo.controller.generations=3"
+    assert main([*words, many, f"run_dir={tmp_path}/straight"]) == 0
+    run = tmp_path / "run"
+    assert main([*words, few, f"run_dir={run}"]) == 0
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more in ([], ["algo.vision.epochs=2"], ["total_env_steps=19999"]):
+        capsys.readouterr()
+        assert main([f"resume={run}", *more]) == 0
+        captured = capsys.readouterr()
+        assert captured.err.splitlines()[-1] == (
+            f"rlzoo: {run} is finished; raise algo.controller.generations to go on, or train "
+            f"vision or memory or controller further in a new run: rlzoo from={run} "
+            "algo.phases=[vision] algo.continued=true"
+        )
+        assert not captured.out
+        after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert {path.name for path in before if before[path] != after[path]} <= {"lock"}
+
+    assert main([f"resume={run}", many]) == 0
+    assert "changed algo.controller.generations: 1 -> 3" in capsys.readouterr().err
+    assert metrics(run) == metrics(tmp_path / "straight")
