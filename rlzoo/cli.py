@@ -34,6 +34,7 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo list [GROUP]                            algorithms, environments, experiments, ...
   rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
+  rlzoo play RUN beside=true | dream=true [temperature=1]    what world_models expects, dreams
   rlzoo export RUN to=DIR [checkpoint=best|last] [half=true]   record and policy, to hand on
   rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
   rlzoo demos record RUN file=demos.npz [episodes=25] [seed=0] [explore=true] [format=baselines]
@@ -183,9 +184,6 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         return 0
     result = path / "result.json"
     with StopSignal().installed() as stop, directory.lock():
-        if result.exists() and "total_env_steps" not in differences:
-            note(f"{path} is finished; raise total_env_steps to go on")
-            return 0
         reached = checkpoint.reached_step(directory.checkpoints)
         if "total_env_steps" in differences and config.total_env_steps < reached:
             raise UsageError(
@@ -195,6 +193,10 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
         from rlzoo.run import Run
 
         run = Run(config, directory, stop)
+        if result.exists() and (to_go_on := run.why_finished()):
+            note(f"{path} is finished; {to_go_on}")
+            run.release()
+            return 0
         for key, (before, after) in differences.items():
             note(f"changed {key}: {before} -> {after}")
         if differences:
@@ -274,6 +276,7 @@ def _evaluate(words: list[str]) -> int:
 
 def _play(words: list[str]) -> int:
     defaults = {"episode": "0", "checkpoint": "best", "file": ""}
+    defaults |= {"beside": "false", "dream": "false", "temperature": ""}
     [path], options = _arguments("play", words, defaults)
     from rlzoo import show
 

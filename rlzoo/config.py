@@ -47,6 +47,9 @@ class RunConfig:
     )
     log_every_env_steps: int = setting(1000, "metrics are written this often", low=1)
     save_every_env_steps: int = setting(10_000, "a checkpoint is saved this often", low=1)
+    save_every_seconds: float | None = setting(
+        300.0, "... and after so many seconds without one (null: never)", above=0
+    )
     keep_checkpoints: int = setting(2, "newest checkpoints kept, besides the best one", low=1)
     threads: int = setting(1, "torch threads; small networks are slower with more", low=1)
     device: Literal["cpu", "cuda"] = setting("cpu", "where networks live")

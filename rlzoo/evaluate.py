@@ -54,6 +54,14 @@ class Greedy:
         self._memories = dict(zip(episodes, memory_BM, strict=True))  # the others are over
         return action_B
 
+    def beside(self, episode: int, obs: np.ndarray) -> np.ndarray:
+        """What the policy makes of what it acts on next, as a picture [H, W, 3]."""
+        assert self._policy is not None
+        memory_M = self._memories.get(episode)
+        memory_BM = self._policy.initial_memory(1) if memory_M is None else memory_M[None]
+        [picture_HWC] = self._policy.beside(obs[None], memory_BM)
+        return np.asarray(picture_HWC)
+
 
 class Stopped(Exception):
     """An evaluation was told to stop before its last episode ended; its episodes are dropped."""
@@ -209,13 +217,15 @@ def record_episode(
     run_seed: int,
     purpose: str,
     episode_index: int = 0,
+    beside: bool = False,
     max_frames: int = 3000,
     stop: Callable[[], bool] = never,
 ) -> tuple[np.ndarray, float, float]:
     """Film one greedy episode: (frames_THWC uint8, frames per second, return).
 
-    An episode of more than `max_frames` frames is filmed only so far, and played to its end.
-    Raises Stopped, EnvError, and UsageError for an env that cannot draw itself.
+    The frames are the env's, or what the policy draws itself (`Algorithm.beside`). An episode of
+    more than `max_frames` frames is filmed only so far, and played to its end. Raises Stopped,
+    EnvError, and UsageError for an env that cannot draw itself.
     """
     prepare_headless_drawing()
     greedy = Greedy(policy)
@@ -227,9 +237,13 @@ def record_episode(
         restore=restore_class(env_config, run_seed),
         auto_reset=False,
     )
+
+    def frame() -> np.ndarray:
+        return greedy.beside(episode_index, env.obs) if beside else _frame(env.env)
+
     try:
         env.begin(episode_index)
-        frames = [_frame(env.env)]
+        frames = [frame()]
         return_ = 0.0
         while not env.over:
             if stop():
@@ -237,10 +251,14 @@ def record_episode(
             [action] = greedy([episode_index], np.stack([env.obs]))
             return_ += env.step(action)[1]
             if len(frames) < max_frames:
-                frames.append(_frame(env.env))
-        return np.stack(frames), float(env.env.metadata.get("render_fps", 30)), return_
+                frames.append(frame())
+        return np.stack(frames), frames_per_second(env.env), return_
     finally:
         env.close()
+
+
+def frames_per_second(env: Env) -> float:
+    return float(env.metadata.get("render_fps", 30))
 
 
 def _frame(env: Env) -> np.ndarray:

@@ -97,12 +97,23 @@ class Hooks:
 
 
 class Loop:
-    """Drives an algorithm until it is done or told to stop. Periods are of `counters.clock`."""
+    """Drives an algorithm until it is done or told to stop. Periods are of `counters.clock`.
 
-    def __init__(self, log_every: int, evaluate_every: int, save_every: int) -> None:
+    Besides, a checkpoint is saved `save_every_seconds` after the last one, if the clock has moved:
+    a minibatch of an LSTM may take as long as a thousand env steps. No result depends on it.
+    """
+
+    def __init__(
+        self,
+        log_every: int,
+        evaluate_every: int,
+        save_every: int,
+        save_every_seconds: float | None = None,
+    ) -> None:
         self.log_every = log_every
         self.evaluate_every = evaluate_every
         self.save_every = save_every
+        self.save_every_seconds = math.inf if save_every_seconds is None else save_every_seconds
         self.window = MetricWindow()
         self.stopwatch = Stopwatch()
         self.evaluation_pending = False
@@ -111,6 +122,7 @@ class Loop:
         """'finished' or 'stopped'. Both leave a checkpoint of the safe point that was reached."""
         counters = algorithm.counters
         self.stopwatch.start(self.stopwatch.elapsed_seconds, counters)
+        saved, saved_seconds = counters.clock, self.stopwatch.elapsed_seconds
         while self.evaluation_pending or not algorithm.done():
             if hooks.stop():
                 hooks.save(counters.clock)
@@ -127,8 +139,11 @@ class Loop:
                 metrics = check_finite(self.window.take() | algorithm.gauges())
                 hooks.log(now, metrics | self.stopwatch.metrics(counters))
             self.evaluation_pending = passed(self.evaluate_every, before, now)
-            if passed(self.save_every, before, now):
+            unsaved_seconds = self.stopwatch.elapsed_seconds - saved_seconds
+            is_late = now > saved and unsaved_seconds >= self.save_every_seconds
+            if is_late or passed(self.save_every, before, now):
                 hooks.save(now)
+                saved, saved_seconds = now, self.stopwatch.elapsed_seconds
         hooks.save(counters.clock)
         return "finished"
 

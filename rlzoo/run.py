@@ -122,7 +122,10 @@ class Run:
         self.phase = ""
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
-            config.log_every_env_steps, config.eval.every_env_steps, config.save_every_env_steps
+            config.log_every_env_steps,
+            config.eval.every_env_steps,
+            config.save_every_env_steps,
+            config.save_every_seconds,
         )
         found = checkpoint.newest(directory.checkpoints, note)
         if found and checkpoint.POLICY_ONLY in found[1]:
@@ -133,21 +136,21 @@ class Run:
         # A resumed run has taken over what it needs of its source.
         source = None if found else source_of(config)
         self.algorithm = build(config, directory.path, source)
+        self._logged: State | None = None
         if found:
             self._restore(*found)
-        # Only now: it cuts off what was logged after the checkpoint.
-        self.logger = Logger(
-            directory.path,
-            config.logger,
-            resume_at=found[1]["logger"] if found else None,
-            warn=note,
-        )
-        if not found:
-            self.logger.hparams(configuration.flat(config))
-        self.logger.text("config", f"```yaml\n{configuration.to_yaml(config)}```")
+            self._logged = found[1]["logger"]
+
+    def why_finished(self) -> str:
+        """How to go on with a run that has no more to do; empty if it has."""
+        if not self.algorithm.done():
+            return ""
+        plain = "raise total_env_steps to go on"
+        return self.algorithm.to_go_on() if hasattr(self.algorithm, "to_go_on") else plain
 
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
+        self.logger = self._open_logger()
         self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.clock)
         hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self._advance)
         status, reason = "failed", ""
@@ -164,6 +167,14 @@ class Run:
         finally:
             self._close(status, reason)
         return status
+
+    def _open_logger(self) -> Logger:
+        """Cuts off what was logged after the checkpoint."""
+        logger = Logger(self.directory.path, self.config.logger, resume_at=self._logged, warn=note)
+        if self._logged is None:
+            logger.hparams(configuration.flat(self.config))
+        logger.text("config", f"```yaml\n{configuration.to_yaml(self.config)}```")
+        return logger
 
     def _advance(self, clock: int) -> None:
         if hasattr(self.algorithm, "progress"):
@@ -323,12 +334,16 @@ class Run:
         offline = {"offline_updates": counters.offline_updates} if counters.offline_updates else {}
         return {"env_steps": counters.env_steps, **offline}
 
+    def release(self) -> None:
+        """Let go of envs and worker processes."""
+        self.algorithm.env.close()
+        getattr(self.algorithm, "close", lambda: None)()
+
     def _close(self, status: str, reason: str) -> None:
         if status != "stopped":
             self.logger.session_end("success" if status == "finished" else "failure")
         self.logger.close()
-        self.algorithm.env.close()
-        getattr(self.algorithm, "close", lambda: None)()
+        self.release()
         details: dict[str, Any] = {
             **self._progress_made(),
             "resume_exact": self.algorithm.env.resume_exact,

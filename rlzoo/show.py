@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +17,12 @@ from rlzoo import registry
 from rlzoo.config import RunConfig
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import make_env, restore_class
-from rlzoo.evaluate import Greedy, evaluate, has_display, record_episode
+from rlzoo.evaluate import Greedy, evaluate, frames_per_second, has_display, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
-from rlzoo.io.video import write_video
+from rlzoo.io.video import enlarged, write_video
 from rlzoo.run import build
-from rlzoo.seeding import TEST
+from rlzoo.seeding import TEST, episode_seed
 from rlzoo.terminal import note
 from rlzoo.types import Algorithm, UsageError
 
@@ -59,6 +63,19 @@ def _whole_number(name: str, text: str, low: int) -> int:
     return int(text)
 
 
+def _above_zero(name: str, text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise UsageError(f"{name}: got '{text}', expected a number > 0")
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise UsageError(f"{name}: got '{text}', expected true or false")
+    return text == "true"
+
+
 def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
     """Greedy episodes on the test seeds: a table, and evaluation.json in the run directory."""
     count = _whole_number("episodes", episodes, 1)
@@ -78,22 +95,83 @@ def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
     return 0
 
 
-def play_run(path: str, *, episode: str, checkpoint: str, file: str) -> int:
-    """Show a greedy episode in a window; without a display, or with `file`, write a film."""
+def play_run(
+    path: str,
+    *,
+    episode: str,
+    checkpoint: str,
+    file: str,
+    beside: str,
+    dream: str,
+    temperature: str,
+) -> int:
+    """Show a greedy episode in a window; without a display, or with `file`, write a film.
+
+    With `beside` it is what the policy itself draws of the episode, with `dream` an episode that it
+    plays in its own model: both only for algorithms that have such pictures.
+    """
     index = _whole_number("episode", episode, 0)
+    wanted = [name for name, text in (("beside", beside), ("dream", dream)) if _flag(name, text)]
+    if len(wanted) > 1:
+        raise UsageError("play: got beside=true and dream=true, expected one of them")
+    if temperature and "dream" not in wanted:
+        raise UsageError(f"temperature: got '{temperature}' without dream=true, the only use of it")
+    warmth = _above_zero("temperature", temperature) if temperature else None
     directory, config = open_run(path)
+    for name in wanted:
+        if not hasattr(registry.get("algo", config.algo.name)[0], name):
+            raise UsageError(f"{name}=true: algo={config.algo.name} has no such pictures")
     algorithm = load_policy(directory, config, checkpoint)
-    if has_display() and not file:
+    if not wanted and has_display() and not file:
         return_ = _play_in_window(algorithm, config, index)
     else:
-        frames, fps, return_ = record_episode(
-            algorithm, config.env, run_seed=config.seed, purpose=TEST, episode_index=index
-        )
-        target = Path(file) if file else directory.videos / f"test_episode_{index}_{checkpoint}"
-        print(write_video(target, frames, fps))
+        if wanted == ["dream"]:
+            frames, fps, return_ = _dream(algorithm, config, index, warmth)
+        else:
+            frames, fps, return_ = record_episode(
+                algorithm,
+                config.env,
+                run_seed=config.seed,
+                purpose=TEST,
+                episode_index=index,
+                beside=bool(wanted),
+            )
+        if wanted:
+            frames = enlarged(frames)
+        name = "_".join([f"test_episode_{index}_{checkpoint}", *wanted])
+        if file or not _show_film(frames, fps):
+            print(write_video(Path(file) if file else directory.videos / name, frames, fps))
     algorithm.env.close()
-    print(f"return {return_:g}")
+    print(f"return {return_:g}{' in the dream' if 'dream' in wanted else ''}")
     return 0
+
+
+def _dream(
+    algorithm: Any, config: RunConfig, index: int, temperature: float | None
+) -> tuple[np.ndarray, float, float]:
+    """Frames, frames per second and return of a dreamed episode."""
+    with closing(make_env(config.env)) as env:
+        fps = frames_per_second(env)
+    frames, return_ = algorithm.dream(episode_seed(config.seed, TEST, 0, index), temperature)
+    return frames, fps, return_
+
+
+def _show_film(frames_THWC: np.ndarray, fps: float) -> bool:
+    """Show frames in a window; False where there is no display, or no pygame to make one with."""
+    if not has_display() or find_spec("pygame") is None:
+        return False
+    import pygame
+
+    pygame.display.init()
+    window, clock = pygame.display.set_mode(frames_THWC.shape[2:0:-1]), pygame.time.Clock()
+    for frame_HWC in frames_THWC:
+        pygame.surfarray.blit_array(window, frame_HWC.swapaxes(0, 1))
+        pygame.display.flip()
+        clock.tick(fps)
+        if pygame.event.peek(pygame.QUIT):  # the window was closed
+            break
+    pygame.display.quit()
+    return True
 
 
 def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> float:

@@ -165,13 +165,17 @@ class Algorithm(Protocol):
     `check(run_config)` and `check_spaces(observation_space, action_space)` that raise UsageError
     for combinations that cannot work. `histograms() -> dict[str, array]` is optional; so is
     `q_table()`, of which a map is drawn, and `figures` (name -> title -> metrics), which are drawn
-    as curves. `progress() -> (phase, done, total, unit)`, `images()` and `films()` (see
-    `algos.world_models.phases`) and `close()` are optional, too.
+    as curves. `progress() -> (phase, done, total, unit)`, `pictures() -> (images, films)` (see
+    `algos.world_models.phases`), `close()` and `to_go_on() -> str` (advice for a finished run that
+    is resumed and has nothing to do) are optional, too.
 
     A policy with a memory has `initial_memory(num_envs) -> memory_BM` and
     `act_with_memory(obs_B, memory_BM, *, explore) -> (action_B, memory_BM)`; its `act` is that of
     an episode's first step. Stored data is read when it is first learnt from, so that a policy
-    acts without it.
+    acts without it. Such a policy may have `beside(obs_B, memory_BM) -> picture_BHWC`, uint8: what
+    it makes of observations, beside them. `dream(seed, temperature) -> (frames_THWC, return)` is an
+    episode that is played in a model instead of the env; without a temperature (None) in the one
+    it learnt in. Both are for `rlzoo play`.
     """
 
     counters: Counters

@@ -257,9 +257,15 @@ class BC:
         return {**weights, "policy_outputs": self.policy_outputs(obs)}
 
     def done(self) -> bool:
+        return self._has_stopped() or self.counters.clock >= self.setup.total_env_steps
+
+    def _has_stopped(self) -> bool:
         patience = self.config.patience
-        has_stopped = patience is not None and self.measurements_since_best >= patience
-        return has_stopped or self.counters.clock >= self.setup.total_env_steps
+        return patience is not None and self.measurements_since_best >= patience
+
+    def to_go_on(self) -> str:
+        """What a finished run needs to do more when it is resumed."""
+        return f"raise {'algo.patience' if self._has_stopped() else 'total_env_steps'} to go on"
 
     def state(self) -> State:
         return {

@@ -1,8 +1,7 @@
 """Dreams: M as an environment (Ha & Schmidhuber 2018, section 4). No frame is ever seen in it.
 
 Observations are features: latents z, and M's h and c after the steps so far, as [z | h | c]. Shape
-suffixes: B dreams, R those of them that are stepped, Z latents, K mixture components, A actions, F
-features.
+suffixes: B dreams, R those of them that are stepped, Z latents, A actions, F features.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlzoo.data.noise import EpisodeNoise, normal, uniform
-from rlzoo.losses.mixture import split_mixture
+from rlzoo.losses.mixture import sample_mixture, split_mixture
 from rlzoo.nets.mdn_rnn import MDNRNN, Memory
 from rlzoo.nets.vae import VAE, as_frames
 from rlzoo.seeding import TRAIN, episode_seed, numpy_generator
@@ -111,11 +110,10 @@ class Dream:
         memory = rnn.remember(z_RZ, action_RA, Memory(h_RH, c_RH))
         prediction = rnn.predict(memory.h)
         t_R = self.length_B[rows]
-        next_RZ = next_latents(
-            prediction.mixture,
+        next_RZ = sample_mixture(
+            split_mixture(prediction.mixture, rnn.num_components),
             torch.from_numpy(self._uniform.at(rows, t_R)),
             torch.from_numpy(self._normal.at(rows, t_R)),
-            num_components=rnn.num_components,
             temperature=self.temperature,
         )
         if not math.isfinite(float(next_RZ.sum())):
@@ -133,27 +131,6 @@ class Dream:
         return as_frames(self._vae.decode(latent_BZ)).numpy()
 
     def close(self) -> None: ...
-
-
-def next_latents(
-    mixture: Tensor,
-    uniform_RZ: Tensor,
-    normal_RZ: Tensor,
-    *,
-    num_components: int,
-    temperature: float,
-) -> Tensor:
-    """Latents [R, Z] from M's mixtures [R, Z * 3 * K]: `losses.mixture.sample_mixture`, faster.
-
-    With the components first, all but one operation run over whole rows.
-    """
-    logit, mean, log_std = (
-        part.movedim(-1, 0).contiguous() for part in split_mixture(mixture, num_components)
-    )
-    cumulative = (logit / temperature).softmax(dim=0).cumsum(dim=0)
-    choice = (uniform_RZ > cumulative[:-1]).sum(dim=0, keepdim=True)
-    std_RZ = log_std.gather(0, choice).squeeze(0).exp()
-    return mean.gather(0, choice).squeeze(0) + std_RZ * (math.sqrt(temperature) * normal_RZ)
 
 
 class DreamVectorEnv:

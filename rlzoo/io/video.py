@@ -75,6 +75,13 @@ def encode_gif(frames_THWC: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def enlarged(frames_THWC: np.ndarray, min_side: int = 256) -> np.ndarray:
+    """Small frames with each pixel as a square of pixels, at least `min_side` high."""
+    _check(frames_THWC)
+    factor = math.ceil(min_side / frames_THWC.shape[1])
+    return frames_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
 def preview(
     frames_THWC: np.ndarray, fps: float, *, max_frames: int = 150, max_side: int = 320
 ) -> tuple[np.ndarray, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 LOG_SQRT_TAU = 0.5 * math.log(2 * math.pi)
@@ -38,20 +37,20 @@ def mixture_nll(mixture: Mixture, value: Tensor) -> Tensor:
 
 
 def sample_mixture(
-    mixture: Mixture, temperature: float, generator: torch.Generator | None
+    mixture: Mixture, uniform: Tensor, normal: Tensor, *, temperature: float
 ) -> Tensor:
-    """[..., Z] values; a higher temperature makes them less certain (ibid., appendix A.2).
+    """[..., Z] values for random numbers [..., Z]: uniform in [0, 1), and standard normal.
 
-    Logits are divided by the temperature, standard deviations multiplied by its square root.
+    A higher temperature makes them less certain: logits are divided by it, standard deviations
+    multiplied by its square root (ibid., appendix A.2).
     """
-    cumulative = (mixture.logit / temperature).softmax(dim=-1).cumsum(dim=-1)
-    uniform = torch.empty_like(mixture.mean[..., 0]).uniform_(generator=generator)
-    normal = torch.empty_like(uniform).normal_(generator=generator)
+    # With the components first, all but one operation run over whole rows, which is faster.
+    logit, mean, log_std = (part.movedim(-1, 0).contiguous() for part in mixture)
+    cumulative = (logit / temperature).softmax(dim=0).cumsum(dim=0)
     # The last component is what is left, so that a sum of 0.9999999 cannot pick one too many.
-    choice = (uniform.unsqueeze(-1) > cumulative[..., :-1]).sum(dim=-1, keepdim=True)
-    mean = mixture.mean.gather(-1, choice).squeeze(-1)
-    log_std = mixture.log_std.gather(-1, choice).squeeze(-1)
-    return mean + log_std.exp() * (math.sqrt(temperature) * normal)
+    choice = (uniform > cumulative[:-1]).sum(dim=0, keepdim=True)
+    std = log_std.gather(0, choice).squeeze(0).exp()
+    return mean.gather(0, choice).squeeze(0) + std * (math.sqrt(temperature) * normal)
 
 
 def mixture_mean(mixture: Mixture) -> Tensor:

@@ -175,11 +175,11 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """UsageError for a command that would be refused before it looks at a run."""
-    if words[0] in (*cli.VERBS, "--help") or words[0].startswith("from="):
+    if words[0] in (*cli.VERBS, "--help") or words[0].startswith(("from=", "resume=")):
         return
     if "=" not in words[0] and words[0] != "-m":
         raise UsageError(f"no such command: {words[0]}")
-    places = ("resume=", "run_dir=")
+    places = "run_dir="
     overrides = [w for w in words if "=" in w and not w.startswith(places)]
     for job in configuration.sweep_jobs(overrides) if words[0] == "-m" else [overrides]:
         configuration.compose(job)

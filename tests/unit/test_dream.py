@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.data.dream import Beginnings, Dream, DreamVectorEnv, next_latents
+from rlzoo.data.dream import Beginnings, Dream, DreamVectorEnv
 from rlzoo.data.noise import BLOCK_STEPS, EpisodeNoise, normal, uniform
 from rlzoo.losses.mixture import split_mixture
 from rlzoo.nets.encoders import vector_encoder
@@ -46,28 +44,6 @@ def dream(rnn: MDNRNN | None = None, **settings) -> Dream:
 def actions(num_envs: int, steps: int) -> np.ndarray:
     rng = np.random.default_rng(2)
     return rng.uniform(-1, 1, (steps, num_envs, A)).astype(np.float32)
-
-
-def test_next_latents_by_hand():
-    # One dimension, weights 1/4 and 3/4 at temperature 1; means 10 and 20, deviations 1 and 2.
-    mixture = torch.tensor([[0.0, math.log(3), 10, 20, 0, math.log(2)]] * 3)
-    drawn = next_latents(
-        mixture,
-        torch.tensor([[0.2], [0.3], [0.99]]),
-        torch.tensor([[1.0], [1.0], [-1.0]]),
-        num_components=2,
-        temperature=1.0,
-    )
-    torch.testing.assert_close(drawn, torch.tensor([[11.0], [22.0], [18.0]]))
-    # Temperature 4: logits 0 and log(3)/4, weights .432 and .568; deviations twice as wide.
-    warmer = next_latents(
-        mixture[:2],
-        torch.tensor([[0.43], [0.44]]),
-        torch.tensor([[1.0], [1.0]]),
-        num_components=2,
-        temperature=4.0,
-    )
-    torch.testing.assert_close(warmer, torch.tensor([[12.0], [24.0]]))
 
 
 def reference(rnn: MDNRNN, seed: int, action_TA: np.ndarray, temperature: float) -> list:

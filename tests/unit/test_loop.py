@@ -183,6 +183,34 @@ def test_another_period_takes_effect_at_once():
     assert resumed.at("log") == [40, 60, 80, 100]
 
 
+class Slow(Counting):
+    """Each step takes a second of a clock that tests set; every other one does not count."""
+
+    def __init__(self, total: int, seconds: list[float]) -> None:
+        super().__init__(total, stride=1)
+        self.seconds = seconds
+
+    def step(self) -> dict[str, float]:
+        self.seconds[0] += 1
+        return super().step() if self.seconds[0] % 2 else {}
+
+
+def test_work_without_many_steps_is_saved_by_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def saved(save_every: int, seconds: float | None) -> list[int]:
+        now[0] = 0.0
+        diary = Diary()
+        run(Slow(30, now), diary, Loop(1000, 1000, save_every, seconds))
+        return diary.at("save")
+
+    assert saved(1000, 10) == [5, 10, 15, 20, 25, 30]
+    assert saved(1000, 0.5) == [*range(1, 31), 30], "never the same twice, but at the end"
+    assert saved(10, 15) == [8, 10, 17, 20, 27, 30, 30], "counted from the last save of any kind"
+    assert saved(1000, None) == [30]
+
+
 def test_nan_is_neither_logged_nor_saved():
     class Broken(Counting):
         def step(self) -> dict[str, float]:

@@ -200,7 +200,39 @@ SAMPLES = 40_000
 
 def samples(temperature: float, mixture: Mixture = MIXTURE) -> Tensor:
     many = Mixture(*(p.expand(SAMPLES, *p.shape) for p in mixture))
-    return sample_mixture(many, temperature, torch_generator(0, "samples"))
+    generator = torch_generator(0, "samples")
+    uniform_SZ = torch.rand(many.mean.shape[:-1], generator=generator)
+    normal_SZ = torch.randn(many.mean.shape[:-1], generator=generator)
+    return sample_mixture(many, uniform_SZ, normal_SZ, temperature=temperature)
+
+
+def test_samples_by_hand() -> None:
+    # One dimension, weights 1/4 and 3/4 at temperature 1; means 10 and 20, deviations 1 and 2.
+    mixture = split_mixture(torch.tensor([[0.0, math.log(3), 10, 20, 0, math.log(2)]] * 3), 2)
+    drawn = sample_mixture(
+        mixture,
+        torch.tensor([[0.2], [0.3], [0.99]]),
+        torch.tensor([[1.0], [1.0], [-1.0]]),
+        temperature=1.0,
+    )
+    torch.testing.assert_close(drawn, torch.tensor([[11.0], [22.0], [18.0]]))
+    # Temperature 4: logits 0 and log(3)/4, weights .432 and .568; deviations twice as wide.
+    warmer = sample_mixture(
+        mixture, torch.tensor([[0.43], [0.44], [0.9]]), torch.ones(3, 1), temperature=4.0
+    )
+    torch.testing.assert_close(warmer, torch.tensor([[12.0], [24.0], [24.0]]))
+
+
+def test_samples_of_sequences_are_those_of_their_steps() -> None:
+    """Whatever the leading dimensions are."""
+    mixture = split_mixture(draw(7, 3, 2 * 3 * 5), 5)
+    uniform_TBZ, normal_TBZ = draw(7, 3, 2, seed=1).sigmoid(), draw(7, 3, 2, seed=2)
+    sample_TBZ = sample_mixture(mixture, uniform_TBZ, normal_TBZ, temperature=1.3)
+    assert sample_TBZ.shape == (7, 3, 2)
+    for t in range(7):
+        step = Mixture(*(part[t] for part in mixture))
+        sample_BZ = sample_mixture(step, uniform_TBZ[t], normal_TBZ[t], temperature=1.3)
+        torch.testing.assert_close(sample_TBZ[t], sample_BZ)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 1.5])
@@ -237,21 +269,13 @@ def test_no_component_is_picked_that_is_not_there() -> None:
     assert (samples(1.0, mixture) - 100).abs().max() < 1e-3
 
 
-def test_probabilities_that_add_up_to_less_than_one_pick_no_component_too_many(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_probabilities_that_add_up_to_less_than_one_pick_no_component_too_many() -> None:
     mixture = split_mixture(draw(1000, 1 * 3 * 5), 5)
-    largest = 1 - 2**-24  # that `uniform_` gives
+    largest = 1 - 2**-24  # that a uniform float32 below 1 can be
     assert (mixture.logit.softmax(dim=-1).cumsum(dim=-1)[..., -1] < largest).any()
-    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator: self.fill_(largest))
-    assert sample_mixture(mixture, 1.0, torch_generator(0, "samples")).shape == (1000, 1)
-
-
-def test_samples_follow_their_generator_alone() -> None:
-    assert torch.equal(samples(1.15), samples(1.15))
-    state = torch.random.get_rng_state()
-    samples(1.15)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    uniform_SZ = torch.full((1000, 1), largest)
+    sample_SZ = sample_mixture(mixture, uniform_SZ, torch.zeros(1000, 1), temperature=1.0)
+    torch.testing.assert_close(sample_SZ, mixture.mean[..., -1])
 
 
 # --- training -----------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from lamp import Lamp, small_vision
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
 from rlzoo.algos.world_models.population import Share
-from rlzoo.algos.world_models.viewing import beside, dream_film
 from rlzoo.algos.world_models.worker import Recipe, make_player
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_episode_batch
@@ -168,6 +167,50 @@ def test_counters_stand_still_within_a_unit():
         is_silent = it.counters.phase == "encode"
         if not it.step() and not is_silent:
             assert (it.counters.clock, it.counters.updates, it.counters.episodes) == before
+
+
+@pytest.mark.parametrize(
+    ("plan", "few", "many"),
+    [
+        (PHASES, {"controller": {"generations": 2}}, {"controller": {"generations": 5}}),
+        (PHASES[:4], {"memory": {"epochs": 1}}, {"memory": {"epochs": 3}}),
+        (PHASES[:2], {"vision": {"epochs": 1}}, {"vision": {"epochs": 3}}),
+        (PHASES[:1], {"collect": {"episodes": 3}}, {"collect": {"episodes": 9}}),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_finished_run_told_to_do_more_equals_a_longer_one(tmp_path, plan, few, many):
+    """Of its last phase, with the counters, and also after it was saved and found finished."""
+    straight = agent(tmp_path / "straight", total=10**6, phases=plan, **many)
+    run(straight)
+    short = agent(tmp_path / "short", total=10**6, phases=plan, **few)
+    run(short)
+    assert short.done()
+    path = checkpoint.save(tmp_path / "checkpoints", 1, short.state(), keep_last=1)
+    same = agent(tmp_path / "short", total=10**6, phases=plan, **few)
+    same.load(checkpoint.load(path))
+    assert same.done() and f"raise algo.{plan[-1]}." in same.to_go_on()
+    longer = agent(tmp_path / "short", total=10**6, phases=plan, **many)
+    longer.load(same.state())
+    assert not longer.done() and longer.counters.phase == plan[-1]
+    run(longer)
+    assert fingerprint(longer.state()) == fingerprint(straight.state())
+
+
+def test_a_finished_run_says_how_to_go_on(tmp_path):
+    it = agent(tmp_path, total=10**6, controller={"generations": 1})
+    run(it)
+    new = (
+        "train vision or memory or controller further in a new run: "
+        f"rlzoo from={tmp_path} algo.phases=[vision] algo.continued=true"
+    )
+    assert it.to_go_on() == f"raise algo.controller.generations to go on, or {new}"
+    old = agent(tmp_path, total=10**6, controller={"generations": 9})
+    old.load({**it.state(), "current": None})  # a checkpoint of older code
+    assert old.done() and old.to_go_on() == new
+    ended = agent(total=20)
+    run(ended)
+    assert ended.to_go_on() == "raise total_env_steps to go on"
 
 
 # Artefacts of other runs -------------------------------------------------------------------------
@@ -370,25 +413,43 @@ def test_what_it_learns_in_a_dream():
 def test_pictures_beside_the_real_ones(finished_run):
     it = agent(source=finished_run, phases=["controller"])
     obs_B, memory_BM = it.env.obs_B, it.initial_memory(3)
-    now = beside(it, obs_B, memory_BM)
+    now = it.beside(obs_B, memory_BM)
     assert now.shape == (3, 64, 3 * 64, 3) and now.dtype == np.uint8
     np.testing.assert_array_equal(now[:, :, :64], obs_B)
     _, later_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
-    later = beside(it, obs_B, later_BM)
+    later = it.beside(obs_B, later_BM)
     np.testing.assert_array_equal(now[:, :, :128], later[:, :, :128])
     assert not np.array_equal(now[:, :, 128:], later[:, :, 128:]), "M expects something else"
 
 
 def test_a_dream_can_be_watched_without_the_stores(finished_run, tmp_path):
-    it = agent(tmp_path, controller={"generations": 2})
+    it = agent(tmp_path, controller={"max_dream_steps": 12})
     it.load_policy(finished_run.state)
-    frames_THWC, return_ = dream_film(it, seed=1, max_steps=12)
+    frames_THWC, return_ = it.dream(1, None)
     assert frames_THWC.shape == (13, 64, 64, 3) and return_ == 12
-    warmer, _ = dream_film(it, seed=1, max_steps=12, temperature=3.0)
+    warmer, _ = it.dream(1, 3.0)
     np.testing.assert_array_equal(warmer[0], frames_THWC[0])
     assert not np.array_equal(warmer[-1], frames_THWC[-1])
-    with pytest.raises(DataError, match="needs the latents"):
-        dream_film(agent(), seed=1, max_steps=12)
+    assert not np.array_equal(it.dream(2, None)[0][0], frames_THWC[0]), "another beginning"
+
+
+def test_a_dream_needs_m_and_a_beginning(finished_run):
+    it, left = agent(), finished_run.state["artefacts"]["left"]
+    for missing in ("encode", "memory"):
+        it.artefacts.load({"left": {name: left[name] for name in PHASES if name != missing}})
+        text = f"dream=true: needs what the phase '{missing}' leaves, .* are: collect, vision, "
+        with pytest.raises(UsageError, match=text):
+            it.dream(0, None)
+
+
+def test_beside_shows_only_what_has_learnt(finished_run):
+    left = finished_run.state["artefacts"]["left"]
+    unused_m, untrained_m = agent(controller={"inputs": "z"}), agent()
+    for it, names in ((unused_m, PHASES), (untrained_m, ["vision"])):
+        it.artefacts.load({"left": {name: left[name] for name in names}})
+        assert it.beside(it.env.obs_B, it.initial_memory(3)).shape == (3, 64, 2 * 64, 3)
+    with pytest.raises(UsageError, match="beside=true: needs what the phase 'vision' leaves"):
+        agent().beside(untrained_m.env.obs_B, untrained_m.initial_memory(3))
 
 
 def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlzoo.algos.world_models import viewing
 from rlzoo.algos.world_models.artefacts import Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
-from rlzoo.algos.world_models.config import WorldModelsConfig
+from rlzoo.algos.world_models.config import WorldModelsConfig, how_to_do_more
 from rlzoo.algos.world_models.controller import ControllerPhase
 from rlzoo.algos.world_models.memory import MemoryPhase, make_rnn
 from rlzoo.algos.world_models.phases import Films, Images, Phase
@@ -68,6 +69,7 @@ class WorldModels:
         self._directory = directory
         self._phase: Phase | None = None  # made when its turn comes
         self._ended: Phase | None = None  # the one before it, until its pictures are asked for
+        self._finished: State | None = None  # of the plan's last phase, once it has ended
         self._executor: Executor | None = None
 
         action_space = self.env.action_space
@@ -138,6 +140,16 @@ class WorldModels:
         layers = self.controller.layers(torch.from_numpy(self.params_N[None].astype(np.float32)))
         return self.controller(layers, torch.from_numpy(feature_BF[:, self._columns])).numpy()
 
+    # ---------------------------------------------------------------- to look at
+
+    def beside(self, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.ndarray:
+        """Frames [B, H, 3 * W, 3]: the real ones, what V keeps of them, what M had expected."""
+        return viewing.beside(self, obs_B, memory_BM)
+
+    def dream(self, seed: int, temperature: float | None) -> tuple[np.ndarray, float]:
+        """Frames [T, H, W, 3] and return of an episode that C plays in M."""
+        return viewing.dream_film(self, seed=seed, temperature=temperature)
+
     # ---------------------------------------------------------------- phases
 
     def step(self) -> Metrics:
@@ -174,8 +186,11 @@ class WorldModels:
         self._ended = phase
         plan = self.config.phases
         following = plan[plan.index(phase.name) + 1 :]
-        self.counters.phase = following[0] if following else FINISHED
-        self._before = replace(self.counters)
+        if following:
+            self.counters.phase = following[0]
+            self._before = replace(self.counters)
+        else:
+            self.counters.phase, self._finished = FINISHED, phase.state()
 
     def _take_artefacts(self) -> None:
         self.artefacts.load_network("vision", self.vae)
@@ -316,7 +331,7 @@ class WorldModels:
             "counters": self.counters.state(),
             "before": self._before.state(),
             "artefacts": self.artefacts.state(),
-            "current": self._phase.state() if self._phase is not None else None,
+            "current": self._phase.state() if self._phase is not None else self._finished,
             "explore_rng": generator_state(self.explore_rng),
         }
 
@@ -326,9 +341,25 @@ class WorldModels:
         self.counters.load(state["counters"])
         self._before.load(state["before"])
         load_generator(self.explore_rng, state["explore_rng"])
-        if state["current"] is not None:
-            self._phase = self._begin(self.counters.phase)
-            self._phase.load(state["current"])
+        self._finished = None
+        if state["current"] is None:
+            return
+        is_finished = self.counters.phase == FINISHED
+        name = self.config.phases[-1] if is_finished else self.counters.phase
+        self._phase = self._begin(name)
+        self._phase.load(state["current"])
+        if is_finished and self._phase.done():
+            self._leave()
+            self._finished = state["current"]
+        elif is_finished:  # by now the settings ask for more of it
+            self.counters.phase = name
+
+    def to_go_on(self) -> str:
+        """What a finished run needs to do more when it is resumed."""
+        if self.counters.phase != FINISHED:
+            return "raise total_env_steps to go on"
+        can_be_raised = self._finished is not None
+        return how_to_do_more(self.config.phases, self._directory, can_be_raised)
 
     def policy_state(self) -> State:
         names = ("vision", "encode", "memory")

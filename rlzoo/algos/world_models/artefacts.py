@@ -24,7 +24,7 @@ from rlzoo.algos.world_models.phases import Phase
 from rlzoo.data.dream import Beginnings
 from rlzoo.data.frame_store import FrameStore
 from rlzoo.nets.state import load_module
-from rlzoo.types import DataError, State
+from rlzoo.types import DataError, State, UsageError
 
 STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
 NETWORKS = {"vision": "vae", "memory": "rnn"}
@@ -100,6 +100,14 @@ class Artefacts:
                 load_module(network, self._left[phase]["network"])
             except DataError as error:
                 raise DataError(f"algo.{phase}: {error}") from error
+
+    def require(self, phase: str, wanted: str) -> None:
+        """UsageError unless a phase has left what something `wanted` is made of."""
+        if phase not in self._left:
+            raise UsageError(
+                f"{wanted}: needs what the phase '{phase}' leaves, but finished in this checkpoint "
+                f"are: {', '.join(self._left) or 'none'} (checkpoint=last may have more)"
+            )
 
     def beginnings(self) -> Beginnings:
         """What dreams begin with; DataError if nothing was encoded."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rlzoo.algos.world_models.collect import CollectConfig
@@ -15,6 +17,13 @@ from rlzoo.types import UsageError
 PHASES = ("collect", "vision", "encode", "memory", "controller")
 # What a phase cannot do without, and which phase leaves it.
 NEEDS = {"vision": "collect", "encode": "collect", "memory": "encode"}
+# What a finished phase goes on for, if it is raised.
+MORE = {
+    "collect": "collect.episodes",
+    "vision": "vision.epochs",
+    "memory": "memory.epochs",
+    "controller": "controller.generations",
+}
 
 
 @dataclass(frozen=True)
@@ -85,3 +94,16 @@ class WorldModelsConfig:
                     f"algo.phases: '{name}' needs what '{needs[name]}' leaves: add that phase, or "
                     "a run that went through it (algo.source=RUN)"
                 )
+
+
+def how_to_do_more(plan: Sequence[str], directory: Path, can_be_raised: bool) -> str:
+    """Advice for a run that has finished all phases of `plan`, the last of which may be resumed."""
+    ways, learnt = [], [name for name in plan if name in ("vision", "memory", "controller")]
+    if can_be_raised and plan[-1] in MORE:
+        ways.append(f"raise algo.{MORE[plan[-1]]} to go on")
+    if learnt:
+        ways.append(
+            f"train {' or '.join(learnt)} further in a new run: rlzoo from={directory} "
+            f"algo.phases=[{learnt[0]}] algo.continued=true"
+        )
+    return ", or ".join(ways) or "so are all its phases"

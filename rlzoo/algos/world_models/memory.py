@@ -244,7 +244,10 @@ class MemoryPhase:
             memory = self.rnn.remember(dreamt[-1], action_1A, memory)
             output = self.rnn.predict(memory.h).mixture
             mixture = split_mixture(output, self.config.num_components)
-            dreamt.append(sample_mixture(mixture, 1.0, generator))
+            shape, device = mu_T1Z[0].shape, self.device
+            uniform_1Z = torch.rand(shape, generator=generator, device=device)
+            normal_1Z = torch.randn(shape, generator=generator, device=device)
+            dreamt.append(sample_mixture(mixture, uniform_1Z, normal_1Z, temperature=1.0))
         sides = [
             decoded(self.vae, latent_T1Z[:, 0]) for latent_T1Z in (mu_T1Z, torch.stack(dreamt))
         ]

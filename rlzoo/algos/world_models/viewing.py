@@ -1,32 +1,38 @@
 """What V sees and M expects, as pictures: beside the real frames, and as dreams without any.
 
+For `rlzoo play`; all that it takes is in checkpoints, no stores of frames or latents are needed.
 Shape suffixes: B envs, T frames of a film, H x W pixels, M numbers carried from step to step.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.worker import to_frames
 from rlzoo.data.dream import Dream
 from rlzoo.losses.mixture import mixture_mean, split_mixture
 from rlzoo.nets.vae import as_frames
+
+if TYPE_CHECKING:
+    from rlzoo.algos.world_models.agent import WorldModels
 
 
 @torch.inference_mode()
 def beside(agent: WorldModels, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.ndarray:
     """Frames [B, H, 3 * W, 3] uint8: what is there, what V keeps of it, what M had expected.
 
-    `memory_BM` is what `act_with_memory` takes together with these observations.
+    `memory_BM` is what `act_with_memory` takes together with these observations. Without an M that
+    has learnt something and is in use, the last third is missing. UsageError without V.
     """
+    agent.artefacts.require("vision", "beside=true")
     frame_BHWC, device = to_frames(obs_B), agent.setup.device
     mu_BZ, _ = agent.vae.encode(torch.from_numpy(frame_BHWC).to(device))
     shown = [frame_BHWC, as_frames(agent.vae.decode(mu_BZ)).cpu().numpy()]
-    if agent.senses.hidden_size:
+    if agent.senses.hidden_size and "memory" in agent.artefacts:
         h_BH = torch.from_numpy(memory_BM[:, : agent.senses.hidden_size]).to(device)
         mixture = split_mixture(agent.rnn.predict(h_BH).mixture, agent.rnn.num_components)
         shown.append(as_frames(agent.vae.decode(mixture_mean(mixture))).cpu().numpy())
@@ -34,20 +40,22 @@ def beside(agent: WorldModels, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.n
 
 
 def dream_film(
-    agent: WorldModels, *, seed: int, max_steps: int, temperature: float | None = None
+    agent: WorldModels, *, seed: int, temperature: float | None = None
 ) -> tuple[np.ndarray, float]:
     """An episode that the policy dreams, decoded: frames [T, H, W, 3] uint8 and its return.
 
-    The temperature is that of the settings where none is given. DataError without latents to
-    begin with.
+    The temperature is that of the settings where none is given. UsageError without M, or latents
+    to begin with.
     """
+    for phase in ("encode", "memory"):
+        agent.artefacts.require(phase, "dream=true")
     config = agent.config.controller
     dream = Dream(
         deepcopy(agent.rnn).cpu(),
         agent.artefacts.beginnings(),
         agent.env.action_space,
         temperature=config.temperature if temperature is None else temperature,
-        max_steps=max_steps,
+        max_steps=config.max_dream_steps,
         vae=deepcopy(agent.vae).cpu(),
     )
     feature_BF, return_ = dream.reset([seed]), 0.0

@@ -1,0 +1,167 @@
+"""World Models from the command line: films of what it sees and dreams; more of a finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lamp import small_vision
+from PIL import Image
+
+from rlzoo import show
+from rlzoo.cli import main
+
+TINY = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "debug=tiny", "total_env_steps=150"]
+SMALL = {"algo.controller.max_dream_steps": 12, "algo.controller.generations": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Iterator[Path]:
+    """A folder with runs of world_models and of another algorithm; V stays small in the module."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = [f"{name}={value}" for name, value in SMALL.items()]
+    with small_vision():
+        assert main([*TINY, *short, f"run_dir={folder}/wm"]) == 0
+        assert main([*TINY, "algo.phases=[collect,vision]", f"run_dir={folder}/no_m"]) == 0
+        words = ["algo=q_learning", "env=cliffwalking", "debug=tiny", "experiment=none"]
+        assert main([*words, f"run_dir={folder}/tabular"]) == 0
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def without_a_display(monkeypatch) -> None:
+    monkeypatch.setattr(show, "has_display", lambda: False)
+
+
+# Play --------------------------------------------------------------------------------------------
+
+
+def film(path: Path) -> np.ndarray:
+    """Frames of a GIF."""
+    with Image.open(path) as image:
+        frames = []
+        for k in range(image.n_frames):
+            image.seek(k)
+            frames.append(np.asarray(image.convert("RGB")))
+        return np.stack(frames)
+
+
+def test_a_dream_needs_neither_frames_nor_latents(runs, tmp_path, capsys):
+    run = tmp_path / "given"
+    shutil.copytree(runs / "wm", run, ignore=shutil.ignore_patterns("frames", "latents"))
+    words = [f"{run}", "checkpoint=last", "dream=true"]
+    capsys.readouterr()
+    assert main(["play", *words, f"file={tmp_path}/a.gif"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/a.gif", "return 12 in the dream"]
+    assert main(["play", *words, f"file={tmp_path}/same.gif"]) == 0
+    assert main(["play", *words, f"file={tmp_path}/warm.gif", "temperature=5"]) == 0
+    assert main(["play", *words, f"file={tmp_path}/other.gif", "episode=1"]) == 0
+    first = (tmp_path / "a.gif").read_bytes()
+    assert (tmp_path / "same.gif").read_bytes() == first
+    assert (tmp_path / "warm.gif").read_bytes() != first
+    assert (tmp_path / "other.gif").read_bytes() != first
+    assert main(["export", str(runs / "wm"), f"to={tmp_path}/out", "checkpoint=last"]) == 0
+    assert main(["play", f"{tmp_path}/out", "dream=true", f"file={tmp_path}/same.gif"]) == 0
+    assert (tmp_path / "same.gif").read_bytes() == first
+    assert film(tmp_path / "a.gif").shape[1:] == (256, 256, 3), "64 x 64 is too small for people"
+
+
+def test_beside_the_real_frames(runs, tmp_path, capsys):
+    """The first third is what the env shows; without a file the film is in the run's directory."""
+    words = ["play", f"{runs}/wm", "checkpoint=last", "episode=3"]
+    capsys.readouterr()
+    assert main([*words, "beside=true", f"file={tmp_path}/beside.gif"]) == 0
+    assert main([*words, f"file={tmp_path}/plain.gif"]) == 0
+    _, beside_return, _, plain_return = capsys.readouterr().out.splitlines()
+    assert beside_return == plain_return, "looking changes nothing"
+    beside, plain = film(tmp_path / "beside.gif"), film(tmp_path / "plain.gif")
+    assert len(beside) == len(plain) and beside.shape[1:] == (256, 3 * 256, 3)
+    wanted = plain.repeat(4, axis=1).repeat(4, axis=2).astype(int)
+    assert np.abs(beside[:, :, :256] - wanted).max() < 16, "but for the palette of a GIF"
+    assert np.abs(beside[:, :, 256:512] - wanted).mean() > 16, "V has learnt next to nothing"
+    expected = beside[:, :, 512:]
+    assert (expected[1:] != expected[0]).any(), "M remembers what came before"
+    assert main([*words, "beside=true"]) == 0
+    path = Path(capsys.readouterr().out.splitlines()[0])
+    assert path.parent == runs / "wm" / "videos"
+    assert path.stem == "test_episode_3_last_beside"
+
+
+def test_a_window_where_there_is_a_display(runs, monkeypatch, capsys):
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(show, "has_display", lambda: True)
+    shown = []
+    monkeypatch.setattr(
+        pygame.display, "flip", lambda: shown.append(pygame.display.get_surface().get_size())
+    )
+    words = ["play", f"{runs}/wm", "checkpoint=last", "dream=true"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out == "return 12 in the dream\n", "no film"
+    assert shown == 13 * [(256, 256)]
+    monkeypatch.setattr(show, "find_spec", lambda name: None)  # no pygame
+    assert main(words) == 0
+    assert "test_episode_0_last_dream" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["tabular", "dream=true"], "dream=true: algo=q_learning has no such pictures"),
+        (["tabular", "beside=true"], "beside=true: algo=q_learning has no such pictures"),
+        (["no_m", "dream=true"], "dream=true: needs what the phase 'encode' leaves"),
+        (["wm", "dream=yes"], "dream: got 'yes', expected true or false"),
+        (["wm", "dream=true", "beside=true"], "got beside=true and dream=true"),
+        (["wm", "temperature=2"], "temperature: got '2' without dream=true"),
+        (["wm", "dream=true", "temperature=0"], "temperature: got '0', expected a number > 0"),
+        (["wm", "dream=true", "temperature=inf"], "temperature: got 'inf', expected a number"),
+        (["wm", "dream=true", "temperature=hot"], "temperature: got 'hot', expected a number"),
+        (["wm", "draem=true"], "Did you mean 'dream'?"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_shown(runs, capsys, words, error):
+    run, *options = words
+    capsys.readouterr()
+    assert main(["play", f"{runs / run}", *options]) == 64
+    captured = capsys.readouterr()
+    assert error in captured.err.splitlines()[-1] and not captured.out
+
+
+# Resume ------------------------------------------------------------------------------------------
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_a_finished_run_goes_on_with_more_generations_and_says_how(runs, tmp_path, capsys):
+    words = [*TINY, "total_env_steps=9999", "logger.tensorboard=false"]
+    few, many = "algo.controller.generations=1", "algo.controller.generations=3"
+    assert main([*words, many, f"run_dir={tmp_path}/straight"]) == 0
+    run = tmp_path / "run"
+    assert main([*words, few, f"run_dir={run}"]) == 0
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more in ([], ["algo.vision.epochs=2"], ["total_env_steps=19999"]):
+        capsys.readouterr()
+        assert main([f"resume={run}", *more]) == 0
+        captured = capsys.readouterr()
+        assert captured.err.splitlines()[-1] == (
+            f"rlzoo: {run} is finished; raise algo.controller.generations to go on, or train "
+            f"vision or memory or controller further in a new run: rlzoo from={run} "
+            "algo.phases=[vision] algo.continued=true"
+        )
+        assert not captured.out
+        after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert {path.name for path in before if before[path] != after[path]} <= {"lock"}
+
+    assert main([f"resume={run}", many]) == 0
+    assert "changed algo.controller.generations: 1 -> 3" in capsys.readouterr().err
+    assert metrics(run) == metrics(tmp_path / "straight")
