@@ -22,7 +22,7 @@ def provenance() -> dict[str, Any]:
     """Command, code, versions, hardware and start time as plain JSON; no environment variables."""
     versions = {name: _version(of) for name, of in _DISTRIBUTIONS.items()}
     return {
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["rlzoo", *sys.argv[1:]]),
         "git": git_state(Path(__file__)),
         "versions": {"python": platform.python_version(), **versions},
         "hardware": {
