@@ -279,6 +279,7 @@ def test_early_stop_keeps_the_best(planted, tmp_path, monkeypatch):
     assert len(snapshots) == 6, "three in a row that are not below 1"
     assert bc.counters.clock == bc.counters.offline_updates == 30
     assert bc.best_heldout_loss == 1.0
+    assert bc.to_go_on() == "raise algo.patience to go on", "more steps would change nothing"
     assert same(module_state(bc.network), snapshots[2]) != planted
     assert not same(module_state(bc.network), snapshots[-1])
     obs_B = bc.env.obs_B
@@ -291,6 +292,7 @@ def test_without_patience_it_runs_to_the_end(tmp_path, monkeypatch):
     bc = cloning(made([20, 20]), tmp_path, "algo.patience=null", "total_env_steps=100")
     snapshots = cloned_with_losses(bc, [float(k) for k in range(99)], monkeypatch)
     assert len(snapshots) == 20
+    assert bc.to_go_on() == "raise total_env_steps to go on"
     assert same(module_state(bc.network), snapshots[0])
 
 
