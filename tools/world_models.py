@@ -26,10 +26,15 @@ def phase_of(row: dict[str, float]) -> str | None:
 
 
 def seconds_by_phase(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Wall seconds from the last line of the phase before to a phase's own last line."""
+    """Wall seconds from the last line of the phase before to a phase's own last line.
+
+    A phase too short for a line of its own is in the time of the one after it.
+    """
     ends: dict[str, float] = {}
     for row in rows:
         phase = phase_of(row)
+        if phase == "collect" and len(ends) > 1:
+            continue  # a line between two generations
         if phase is not None and "time/elapsed_seconds" in row:
             ends[phase] = row["time/elapsed_seconds"]
     starts = [0.0, *ends.values()]
