@@ -24,7 +24,7 @@ from rlzoo.evaluate import has_display, prepare_headless_drawing, text_table
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
-from rlzoo.show import load_policy, open_run
+from rlzoo.show import find_checkpoint, load_policy, open_run
 from rlzoo.terminal import note
 from rlzoo.types import CantCreateError, StorageError, UsageError
 
@@ -77,7 +77,7 @@ def _policy(paths: list[str], env_words: list[str], options: Options) -> tuple[A
     if env_words:
         raise UsageError(f"demos record: '{env_words[0]}': a run is played in its own env")
     directory, run_config = open_run(paths[0])
-    algorithm = load_policy(directory, run_config, options["checkpoint"])
+    algorithm = load_policy(run_config, find_checkpoint(directory, options["checkpoint"])[1])
     algorithm.env.close()
     return algorithm.act, run_config.env
 

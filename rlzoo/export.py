@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rlzoo.io import checkpoint as checkpoints
-from rlzoo.show import load_policy, open_run
+from rlzoo.show import find_checkpoint, flag, load_policy, open_run
 from rlzoo.types import CantCreateError, State, StorageError, UsageError
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
@@ -24,10 +24,10 @@ def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
     """
     if not to:
         raise UsageError("export: got no to=, expected a new directory")
-    if half not in ("true", "false"):
-        raise UsageError(f"half: got '{half}', expected true or false")
+    is_half = flag("half", half)
     directory, config = open_run(path)
-    algorithm = load_policy(directory, config, checkpoint)
+    source, state = find_checkpoint(directory, checkpoint)
+    algorithm = load_policy(config, state)
     target = Path(to)
     try:
         target.mkdir(parents=True)
@@ -42,8 +42,8 @@ def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
             if file.name.startswith(("result", "evaluation_")):
                 _copy(file, target / file.name)
         policy = algorithm.policy_state()
-        step = checkpoints.reached_step(directory.checkpoints)
-        _save_policy(target, step, halved(policy) if half == "true" else policy)
+        step = int(source.name.removesuffix(".old").removeprefix("step_"))
+        _save_policy(target, step, halved(policy) if is_half else policy)
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, OSError):

@@ -24,7 +24,7 @@ from rlzoo.io.video import enlarged, write_video
 from rlzoo.run import build
 from rlzoo.seeding import TEST, episode_seed
 from rlzoo.terminal import note
-from rlzoo.types import Algorithm, UsageError
+from rlzoo.types import Algorithm, State, UsageError
 
 
 def open_run(path: str) -> tuple[RunDir, RunConfig]:
@@ -38,22 +38,26 @@ def open_run(path: str) -> tuple[RunDir, RunConfig]:
     return directory, configuration.from_mapping(saved)
 
 
-def load_policy(directory: RunDir, config: RunConfig, which: str) -> Algorithm:
-    """The algorithm with the policy of the best or the last checkpoint, ready to `act`."""
+def find_checkpoint(directory: RunDir, which: str) -> tuple[Path, State]:
+    """The best checkpoint (where there is none, the last) or the last one, with its state."""
     if which not in ("best", "last"):
         raise UsageError(f"checkpoint: got '{which}', expected best or last")
     best = checkpoint.best(directory.checkpoints) if which == "best" else None
     if best is not None:
-        path, state = best, checkpoint.load(best)
-    else:
-        found = checkpoint.newest(directory.checkpoints, note)
-        if found is None:
-            raise UsageError(f"{directory.path}: has no checkpoint yet")
-        path, state = found
+        note(f"{best.name} (best on the selection seeds)")
+        return best, checkpoint.load(best)
+    found = checkpoint.newest(directory.checkpoints, note)
+    if found is None:
+        raise UsageError(f"{directory.path}: has no checkpoint yet")
+    note(f"{found[0].name} (last)")
+    return found
+
+
+def load_policy(config: RunConfig, state: State) -> Algorithm:
+    """The algorithm with the policy of a checkpoint, ready to `act`."""
     # Episodes are shown in the env itself; what it was trained in may not be installed here.
     algorithm = build(replace(config, env=replace(config.env, backend="sync")))
     algorithm.load_policy(state["algorithm"])
-    note(f"{path.name} ({'best on the selection seeds' if best else 'last'})")
     return algorithm
 
 
@@ -70,7 +74,7 @@ def _above_zero(name: str, text: str) -> float:
     raise UsageError(f"{name}: got '{text}', expected a number > 0")
 
 
-def _flag(name: str, text: str) -> bool:
+def flag(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise UsageError(f"{name}: got '{text}', expected true or false")
     return text == "true"
@@ -80,7 +84,7 @@ def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
     """Greedy episodes on the test seeds: a table, and evaluation.json in the run directory."""
     count = _whole_number("episodes", episodes, 1)
     directory, config = open_run(path)
-    algorithm = load_policy(directory, config, checkpoint)
+    algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
     result = evaluate(
         algorithm,
         config.env,
@@ -111,7 +115,7 @@ def play_run(
     plays in its own model: both only for algorithms that have such pictures.
     """
     index = _whole_number("episode", episode, 0)
-    wanted = [name for name, text in (("beside", beside), ("dream", dream)) if _flag(name, text)]
+    wanted = [name for name, text in (("beside", beside), ("dream", dream)) if flag(name, text)]
     if len(wanted) > 1:
         raise UsageError("play: got beside=true and dream=true, expected one of them")
     if temperature and "dream" not in wanted:
@@ -121,7 +125,7 @@ def play_run(
     for name in wanted:
         if not hasattr(registry.get("algo", config.algo.name)[0], name):
             raise UsageError(f"{name}=true: algo={config.algo.name} has no such pictures")
-    algorithm = load_policy(directory, config, checkpoint)
+    algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
     if not wanted and has_display() and not file:
         return_ = _play_in_window(algorithm, config, index)
     else:

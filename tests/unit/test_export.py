@@ -10,7 +10,7 @@ import pytest
 from rlzoo import export
 from rlzoo.cli import main
 from rlzoo.io import checkpoint
-from rlzoo.show import load_policy, open_run
+from rlzoo.show import find_checkpoint, load_policy, open_run
 
 TINY = [
     "algo=dqn",
@@ -34,7 +34,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def actions(path: Path) -> np.ndarray:
-    algorithm = load_policy(*open_run(str(path)), "best")
+    directory, config = open_run(str(path))
+    algorithm = load_policy(config, find_checkpoint(directory, "best")[1])
     obs_B = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     action_B = algorithm.act(obs_B, explore=False)
     algorithm.env.close()
