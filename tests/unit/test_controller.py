@@ -204,6 +204,10 @@ def reference(
     return return_, length
 
 
+def same_for_all(params_PN: np.ndarray, seeds: Sequence[int], patience: int | None = None) -> Share:
+    return Share(params_PN, np.tile(seeds, (len(params_PN), 1)), patience)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("num_envs", [1, 5, 6, 64])
 @pytest.mark.parametrize(
@@ -213,7 +217,8 @@ def reference(
 def test_a_population_plays_as_its_members_would_alone(num_envs, inputs, latent, patience):
     part = columns(inputs, Z, H)
     params_PN, seeds = members(4, part.stop - part.start), (100, 7, 33)
-    outcome = finished(player(num_envs, inputs, latent=latent)(Share(params_PN, seeds, patience)))
+    share = same_for_all(params_PN, seeds, patience)
+    outcome = finished(player(num_envs, inputs, latent=latent)(share))
     assert outcome.return_PE.shape == outcome.length_PE.shape == (4, 3)
     stopped_early = 0
     for p in range(4):
@@ -227,19 +232,28 @@ def test_a_population_plays_as_its_members_would_alone(num_envs, inputs, latent,
 
 def test_rows_that_are_over_are_not_stepped():
     worker = player(6)
-    outcome = finished(worker(Share(members(2, 8), (0, 5, 39), None)))
+    outcome = finished(worker(same_for_all(members(2, 8), (0, 5, 39))))
     assert worker._envs._envs.steps == outcome.length_PE.sum() == 2 * (3 + 8 + 42)
+
+
+def test_members_may_play_other_episodes_than_their_neighbours():
+    params_PN = members(2, 8)
+    share = Share(params_PN, np.array([[0, 5], [39, 5]]), None)
+    outcome = finished(player(3)(share))
+    assert outcome.length_PE.tolist() == [[3, 8], [42, 8]]
+    alone = finished(player(3)(Share(params_PN[1:], share.seed_PE[1:], None)))
+    np.testing.assert_allclose(outcome.return_PE[1:], alone.return_PE, atol=1e-5)
 
 
 def test_v_alone_needs_no_m():
     params_PN = members(3, Z)
-    with_m = finished(player(3, "z")(Share(params_PN, (4,), None)))
-    without = finished(player(3, "z", memory=False)(Share(params_PN, (4,), None)))
+    with_m = finished(player(3, "z")(same_for_all(params_PN, (4,))))
+    without = finished(player(3, "z", memory=False)(same_for_all(params_PN, (4,))))
     np.testing.assert_array_equal(with_m.return_PE, without.return_PE)
 
 
 def test_work_comes_in_slices():
-    work = player(2, "z", memory=False)(Share(members(2, Z), (39,), None))
+    work = player(2, "z", memory=False)(same_for_all(members(2, Z), (39,)))
     assert sum(1 for _ in work) == (3 + 39) // SLICE_STEPS
 
 
@@ -296,17 +310,18 @@ def test_same_seed_same_everything_other_seed_other():
     assert outcome(one) == outcome(two) != outcome(other)
 
 
+@pytest.mark.parametrize("settings", [{}, {"groups": 2, "averaged_generations": 4}])
 @pytest.mark.parametrize("steps", [0, 1, 3, 11, 20, 40])
-def test_stopped_anywhere_and_resumed_equals_straight(steps, tmp_path):
+def test_stopped_anywhere_and_resumed_equals_straight(steps, settings, tmp_path):
     """Also in the middle of a generation or an evaluation, which are then done again."""
-    straight = phase()
+    straight = phase(**settings)
     rows = until(straight, 12)
-    stopped, before = phase(), []
+    stopped, before = phase(**settings), []
     for _ in range(steps):
         metrics = stopped.step()
         before += [metrics] if metrics else []
     path = checkpoint.save(tmp_path, 1, stopped.state(), keep_last=1)
-    resumed = phase()
+    resumed = phase(**settings)
     resumed.load(checkpoint.load(path))
     assert before + until(resumed, 12) == rows
     assert outcome(resumed) == outcome(straight)
@@ -321,25 +336,85 @@ def test_counters_stand_still_within_a_generation():
     assert [generation for _, _, generation in sorted(seen)] == [0, 1, 2]
 
 
+class Listening(LocalExecutor):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(player)
+        self.shares: list[Share] = []
+
+    def start(self, shares: Sequence[Share]) -> None:
+        self.shares.extend(shares)
+        super().start(shares)
+
+
 def test_members_of_a_generation_share_episodes_and_others_come_next():
-    shares: list[Share] = []
-
-    class Listening(LocalExecutor):
-        def start(self, given: list[Share]) -> None:
-            shares.extend(given)
-            super().start(given)
-
-    it = phase(executor=Listening(player), workers=2, patience_env_steps=50)
+    executor = Listening()
+    it = phase(executor=executor, workers=2, patience_env_steps=50)
     until(it, 3)
-    generations, evaluation = shares[:6], shares[6:]
+    generations, evaluation = executor.shares[:6], executor.shares[6:]
     assert [len(share.params_PN) for share in generations] == [3] * 6
-    seeds = [share.seeds for share in generations]
-    assert seeds[0] == seeds[1] and len({*seeds[0], *seeds[2], *seeds[4]}) == 6
+    seeds = [share.seed_PE for share in generations]
+    assert all((rows == rows[0]).all() for rows in seeds)
+    np.testing.assert_array_equal(seeds[0], seeds[1])
+    trained_on = {*seeds[0][0], *seeds[2][0], *seeds[4][0]}
+    assert len(trained_on) == 6
     [played] = evaluation
     np.testing.assert_array_equal(played.params_PN, it.mean_N[None])
-    assert played.seeds == tuple(episode_seed(0, SELECT, 0, k) for k in range(4))
+    assert played.seed_PE.tolist() == [[episode_seed(0, SELECT, 0, k) for k in range(4)]]
     assert played.patience_env_steps is None, "nobody is given up in an evaluation"
-    assert not set(played.seeds) & {seed for share in generations for seed in share.seeds}
+    assert not trained_on & set(played.seed_PE[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_groups_play_episodes_of_their_own(workers):
+    executor = Listening()
+    it = phase(executor=executor, workers=workers, groups=3)
+    until(it, 1)
+    until(it, 2)
+    first, second = executor.shares[:workers], executor.shares[workers:]
+    seed_PE = np.concatenate([share.seed_PE for share in first])
+    np.testing.assert_array_equal(seed_PE[0::2], seed_PE[1::2])  # pairs
+    assert len(set(seed_PE.flat)) == 3 * 2
+    assert not set(seed_PE.flat) & set(np.concatenate([s.seed_PE for s in second]).flat)
+
+
+def test_easy_episodes_do_not_make_a_good_member():
+    """A search with groups comes to the same whatever a group's episodes are worth to all."""
+
+    def search(worth: float, **settings) -> np.ndarray:
+        plays = player()
+
+        def worker(share: Share):
+            outcome = yield from plays(share)
+            worth_PE = worth * (share.seed_PE % 1000)
+            return outcome._replace(return_PE=outcome.return_PE + worth_PE)
+
+        it = phase(executor=LocalExecutor(lambda: worker), **settings)
+        until(it, 4)
+        return it.mean_N
+
+    np.testing.assert_allclose(search(0.0, groups=3), search(9.0, groups=3), atol=1e-9)
+    assert np.abs(search(0.0, groups=3) - search(0.0, groups=1)).max() > 1e-3
+    # Control: within one group the worth of episodes differs for nobody; between members, it would.
+    np.testing.assert_allclose(search(0.0), search(9.0), atol=1e-9)
+
+
+def test_the_mean_is_averaged_over_generations():
+    it, means = phase(averaged_generations=3), []
+    average_N = 0
+    for generation in range(1, 7):
+        until(it, generation)
+        means.append(it.es.mean_N)
+        share = 1 / min(generation, 3)
+        average_N = (1 - share) * average_N + share * means[-1]
+        np.testing.assert_allclose(it.mean_N, average_N)
+        if generation == 3:
+            np.testing.assert_allclose(it.mean_N, np.mean(means, axis=0))
+    np.testing.assert_array_equal(it.params_N, it.mean_N)
+    newest = phase()
+    until(newest, 4)
+    np.testing.assert_array_equal(newest.mean_N, newest.es.mean_N)
 
 
 def test_workers_in_processes_come_to_the_same_result():

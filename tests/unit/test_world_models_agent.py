@@ -374,7 +374,7 @@ def test_acting_for_a_run_is_what_the_population_does():
         threads=1,
         device="cpu",
     )
-    outcome = finished(make_player(recipe)(Share(it.params_N[None], (5, 6), None)))
+    outcome = finished(make_player(recipe)(Share(it.params_N[None], np.array([[5, 6]]), None)))
     for e, seed in enumerate((5, 6)):
         env, return_, over = make_env(LAMP), 0.0, False
         obs, _ = env.reset(seed=seed)
@@ -496,6 +496,10 @@ def test_without_a_directory_it_cleans_up():
         ({"phases": ["vision"]}, "'vision' needs what 'collect' leaves"),
         ({"phases": ["collect", "vision", "memory"]}, "'memory' needs what 'encode' leaves"),
         ({"continued": True}, "got no algo.source"),
+        (
+            {"controller": {"population": 8, "groups": 5}},
+            "algo.controller.groups: got 5, expected at",
+        ),
         ({"controller": {"train_in": "dream"}}, "all episodes would be equal"),
         (
             {

@@ -70,6 +70,12 @@ class WorldModelsConfig:
                 f"algo.phases: got {list(self.phases)}, expected one or more of "
                 f"{', '.join(PHASES)}, in this order"
             )
+        population, groups = self.controller.population, self.controller.groups
+        if 2 * groups > population:
+            raise UsageError(
+                f"algo.controller.groups: got {groups}, expected at most {population // 2}, two "
+                f"members of algo.controller.population={population} in each"
+            )
         if self.controller.train_in == "dream":
             self._check_dream()
         if not self.source:

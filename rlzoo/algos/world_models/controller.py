@@ -1,7 +1,8 @@
 """The last phase: CMA-ES searches the parameters of C (Ha & Schmidhuber 2018, section 2.4).
 
-One unit of work is a generation: all members play the same episodes, and CMA-ES learns from their
-mean returns. Shape suffixes: P members, E episodes, N parameters.
+One unit of work is a generation: all members play the same episodes, or all of a group do, and
+CMA-ES learns from their mean returns. Shape suffixes: P members, G groups, E episodes, N
+parameters.
 """
 
 from __future__ import annotations
@@ -51,6 +52,18 @@ class ControllerConfig(CMAESConfig):
     )
     episodes: int = setting(
         1, "that each member plays in a generation, the same for all (the paper: 16)", low=1
+    )
+    groups: int = setting(
+        1,
+        "members are dealt into so many groups, each with episodes of its own, and count by how "
+        "far they are above their group's mean: more episodes teach, and none more is played",
+        low=1,
+    )
+    averaged_generations: int = setting(
+        1,
+        "the search's mean, as it is played, is averaged over about so many generations, for steps "
+        "in a noisy search go around the best place (1: the newest; Polyak & Juditsky 1992)",
+        low=1,
     )
     patience_env_steps: int | None = setting(
         None,
@@ -115,25 +128,37 @@ class ControllerPhase:
         config = self.config
         if self._evaluation_is_due:
             seeds = [episode_seed(self.seed, SELECT, 0, k) for k in range(config.evaluate_episodes)]
-            self.executor.start([Share(self.mean_N[None], tuple(seeds), None)])
+            self.executor.start([Share(self.mean_N[None], np.array([seeds]), None)])
             return
-        first = self.es.generation * config.episodes
-        seeds = [
-            episode_seed(self.seed, TRAIN, POPULATION, first + k) for k in range(config.episodes)
-        ]
         self._params_PN = self.es.ask()
         count = min(max(config.workers, 1), config.population)
-        self.executor.start(
-            [
-                Share(params_PN, tuple(seeds), config.patience_env_steps)
-                for params_PN in np.array_split(self._params_PN, count)
-            ]
-        )
+        parts = (np.array_split(array, count) for array in (self._params_PN, self._seeds()))
+        shares = [
+            Share(params_PN, seed_PE, config.patience_env_steps)
+            for params_PN, seed_PE in zip(*parts, strict=True)
+        ]
+        self.executor.start(shares)
+
+    def _seeds(self) -> np.ndarray:
+        """Of the episodes [P, E] of this generation."""
+        groups, episodes = self.config.groups, self.config.episodes
+        first = self.es.generation * groups * episodes
+        seeds = [
+            episode_seed(self.seed, TRAIN, POPULATION, first + k) for k in range(groups * episodes)
+        ]
+        return np.array(seeds).reshape(groups, episodes)[self._group_P()]
+
+    def _group_P(self) -> np.ndarray:
+        """Neighbours share a group: the step size comes from comparing the first two members."""
+        return np.arange(self.config.population) * self.config.groups // self.config.population
 
     def _learn(self, outcome: Outcome) -> Metrics:
-        fitness_P = outcome.return_PE.mean(axis=1)
-        self.es.tell(self._params_PN, fitness_P)
-        self.mean_N = self.es.mean_N
+        return_P = outcome.return_PE.mean(axis=1)
+        group_P = self._group_P()
+        mean_G = np.bincount(group_P, return_P) / np.bincount(group_P)
+        self.es.tell(self._params_PN, return_P - mean_G[group_P])
+        newest = 1 / min(self.es.generation, self.config.averaged_generations)
+        self.mean_N = (1 - newest) * self.mean_N + newest * self.es.mean_N
         steps = int(outcome.length_PE.sum())
         if self.config.train_in == "dream":
             self.dream_steps += steps
@@ -142,9 +167,9 @@ class ControllerPhase:
         self.played += outcome.return_PE.size
         self._evaluation_is_due = self.es.generation % self.config.evaluate_every_generations == 0
         return {
-            "rollout/return_mean": float(fitness_P.mean()),
-            "rollout/return_max": float(fitness_P.max()),
-            "rollout/return_std": float(fitness_P.std()),
+            "rollout/return_mean": float(return_P.mean()),
+            "rollout/return_max": float(return_P.max()),
+            "rollout/return_std": float(return_P.std()),
             "rollout/length_mean_env_steps": float(outcome.length_PE.mean()),
         }
 

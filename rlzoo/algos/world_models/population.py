@@ -1,4 +1,4 @@
-"""A population plays: many controllers at once, on the same episodes, in a real env or in a dream.
+"""A population plays: many controllers at once, an episode or more each, in a real env or a dream.
 
 Shape suffixes: P members, E episodes of each, B = P * E (or fewer, side by side), R those of them
 that go on, Z latents, H units of M, F features [z | h | c], A actions, N parameters.
@@ -122,10 +122,10 @@ class SeenEpisodes:
 
 @dataclass(frozen=True)
 class Share:
-    """Some members of a population, to be played on the same episodes."""
+    """Some members of a population, and the episodes that each is to play."""
 
     params_PN: np.ndarray
-    seeds: tuple[int, ...]
+    seed_PE: np.ndarray
     patience_env_steps: int | None  # an episode without a reward above 0 for so long is ended
 
 
@@ -144,10 +144,10 @@ class Player:
         self._num_envs = num_envs
 
     def __call__(self, share: Share) -> Generator[None, None, Outcome]:
-        members, episodes = len(share.params_PN), len(share.seeds)
+        members, episodes = share.seed_PE.shape
         params_PN = torch.from_numpy(share.params_PN.astype(np.float32))
         member_B = np.repeat(np.arange(members), episodes)
-        seed_B = np.tile(share.seeds, members)
+        seed_B = share.seed_PE.reshape(-1)
         played = []
         for first in range(0, len(seed_B), self._num_envs):
             batch = slice(first, first + self._num_envs)
