@@ -273,7 +273,8 @@ def _frame(env: Env) -> np.ndarray:
 
 
 def has_display() -> bool:
-    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    names = ("DISPLAY", "WAYLAND_DISPLAY")  # an empty one is none
+    return sys.platform != "linux" or any(os.environ.get(name) for name in names)
 
 
 def prepare_headless_drawing() -> None:

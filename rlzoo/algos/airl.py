@@ -28,7 +28,7 @@ class AIRLConfig(GAILConfig):
         "airl", "of D's logit h: -log(1 - D) >= 0, log D <= 0, h (the paper's), or -h exp(h)"
     )
     absorbing: bool = setting(
-        False, "as in gail; the paper's reward has both signs and does without"
+        False, "as in gail; the paper's reward has both signs and does without", fixed=True
     )
 
 

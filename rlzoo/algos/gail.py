@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -51,8 +53,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    hidden: tuple[int, ...] = setting((100, 100), "units of each hidden layer (ibid.)", low=1)
-    activation: Literal["relu", "tanh"] = setting("tanh", "after each hidden layer (ibid.)")
+    hidden: tuple[int, ...] = setting(
+        (100, 100), "units of each hidden layer (ibid.)", low=1, fixed=True
+    )
+    activation: Literal["relu", "tanh"] = setting(
+        "tanh", "after each hidden layer (ibid.)", fixed=True
+    )
     lr: float = setting(3e-4, "Adam's learning rate (OpenAI Baselines)", above=0)
     batch_size: int = setting(256, "pairs of each kind in a minibatch", low=1)
     updates: int = setting(8, "minibatches for each rollout", low=1)
@@ -88,6 +94,7 @@ class GAILConfig:
         True,
         "terminal states go on into an absorbing one that the discriminator sees too, so that "
         "neither surviving nor ending is rewarded as such (Kostrikov et al. 2019)",
+        fixed=True,
     )
     warm_start_updates: int = setting(
         0, "minibatches of behavioural cloning that the agent begins with", low=0, fixed=True
@@ -95,6 +102,15 @@ class GAILConfig:
     discriminator: DiscriminatorConfig = setting(DiscriminatorConfig(), "what tells them apart")
     ppo: PPOConfig = setting(PPOConfig(), "settings of the agent, with generator=ppo")
     trpo: TRPOConfig = setting(TRPOConfig(), "settings of the agent, with generator=trpo")
+
+
+@contextmanager
+def _agents_names(generator: str) -> Iterator[None]:
+    """A setting that the agent complains of has another name here: algo.ppo.lr for algo.lr."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(str(error).replace("algo.", f"algo.{generator}.")) from error
 
 
 class PairDiscriminator:
@@ -159,14 +175,16 @@ class GAIL:
                 f"algo.{algo.generator}.gsde=true: got algo.warm_start_updates="
                 f"{algo.warm_start_updates}, expected 0: a clone has no gSDE"
             )
-        GENERATORS[algo.generator].check(replace(run, algo=getattr(algo, algo.generator)))
+        with _agents_names(algo.generator):
+            GENERATORS[algo.generator].check(replace(run, algo=getattr(algo, algo.generator)))
 
     @staticmethod
     def check_spaces(
         config: GAILConfig, observation_space: spaces.Space, action_space: Any
     ) -> None:
         agent = getattr(config, config.generator)
-        GENERATORS[config.generator].check_spaces(agent, observation_space, action_space)
+        with _agents_names(config.generator):
+            GENERATORS[config.generator].check_spaces(agent, observation_space, action_space)
         Features(observation_space, action_space)
 
     @cached_property

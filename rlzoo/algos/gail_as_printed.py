@@ -200,7 +200,7 @@ class GAILAsPrinted:
 
     def _input(self, obs_B: np.ndarray) -> Tensor:
         obs_B = obs_B if self.normalizer is None else self.normalizer(obs_B)
-        return torch.from_numpy(obs_B)
+        return torch.from_numpy(obs_B).float()
 
     # ---------------------------------------------------------------- the program
 
@@ -255,7 +255,8 @@ class GAILAsPrinted:
         return metrics
 
     def _pair(self, obs_B: np.ndarray, action_B: np.ndarray) -> Tensor:
-        return torch.cat([self._input(obs_B), torch.from_numpy(self._to_env(action_B))], dim=1)
+        action_BA = torch.from_numpy(self._to_env(action_B)).float()
+        return torch.cat([self._input(obs_B), action_BA], dim=1)
 
     def _reward(self, logit_B: Tensor) -> Tensor:
         if self.config.defects.unstable_reward:

@@ -16,6 +16,7 @@ reset. N steps, E trajectories, T the longest of them.
 from __future__ import annotations
 
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -112,7 +113,9 @@ class _Columns:
         if name not in self:
             return None
         self.require(name, "U", ())
-        text = str(self.array(name)[()])
+        # Not by str(): in a file there can be code points that no text has.
+        code = self.array(name).tobytes()
+        text = code.decode(f"utf-32-{sys.byteorder[0]}e", "replace").rstrip("\0")
         if not _ENV_ID.fullmatch(text):
             raise self.file.error(name, f"got {text!r:.60}, expected a gymnasium id")
         return text

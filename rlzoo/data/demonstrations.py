@@ -28,7 +28,7 @@ _BLOCK_BYTES = 8 << 20
 class Demonstrations:
     """Steps of an expert; the arrays are checked and read-only. DataError where they don't fit.
 
-    Trajectory e is the steps start[e]:start[e + 1]. Numbers must be finite.
+    Trajectory e is the steps start[e]:start[e + 1]. Numbers must be finite, also as float32.
     """
 
     obs: np.ndarray  # [N, ...] raw, in the env's dtype
@@ -50,6 +50,8 @@ class Demonstrations:
         self._require("terminated", trajectories)
         if self.seed is not None:
             self._require("seed", trajectories)
+            if self.seed.min() < 0:
+                raise self._error(f"seed: got {self.seed.min()}, expected whole numbers >= 0")
         lengths = np.diff(self.start)
         if self.start[0] != 0 or self.start[-1] != steps or (lengths < 1).any():
             raise self._error(f"start: expected numbers that rise from 0 to {steps}")
@@ -128,7 +130,7 @@ class Demonstrations:
         if array.dtype.kind != "f":
             return
         for first, block in _blocks(array):
-            finite = np.isfinite(block)
+            finite = np.abs(block) <= np.finfo(np.float32).max
             if not finite.all():
                 row, *rest = np.argwhere(~finite)[0].tolist()
                 where = f"index {[first + row, *rest]}"

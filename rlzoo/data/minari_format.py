@@ -7,6 +7,7 @@ the metadata name, whose entry point can be any code, where they do not describe
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -35,6 +36,9 @@ def read(path: Path) -> Demonstrations:
     except ImportError as error:
         raise UsageError(f"{path}: a Minari dataset {EXTRA}") from error
     metadata, file = path / "data" / "metadata.json", path / "data" / "main_data.hdf5"
+    for part in (path, path / "data"):
+        if part.is_symlink():
+            raise DataError(f"{path}: {part} is a symbolic link, expected the folder itself")
     for part in (metadata, file):
         if part.is_symlink() or not part.is_file():
             raise DataError(f"{path}: expected a Minari dataset in HDF5, with {part}")
@@ -47,7 +51,9 @@ def read(path: Path) -> Demonstrations:
                 group = content[f"episode_{k}"]
                 episodes.append({key: group[key][()] for key in _KEYS})
                 seeds.append(_seed(group.attrs.get("seed")))
-    except (OSError, KeyError, RuntimeError) as error:
+    except DataError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{file}: {' '.join(str(error).split()):.200}") from error
     for k, episode in enumerate(episodes):
         steps = len(episode["actions"])
@@ -85,17 +91,22 @@ def _check(content: Any, file: Path, h5py: Any) -> None:
                 raise DataError(f"{file}: {name}: missing, expected an array")
             if array.is_virtual or array.external:
                 raise DataError(f"{file}: {name}: its content is in another file")
-            if array.dtype.kind not in "biuf" or array.dtype == np.float16 or array.ndim == 0:
+            is_number = array.dtype.kind in "biu" or array.dtype.str[1:] in ("f4", "f8")
+            if not is_number or array.ndim == 0:
                 raise DataError(f"{file}: {name}: got {array.dtype}, expected an array of numbers")
             total += array.nbytes
+            chunk = math.prod(array.chunks or ()) * array.dtype.itemsize  # is read as a whole
+            if max(total, chunk) > limit:
+                expanded = max(total, chunk)
+                raise DataError(
+                    f"{file}: {name}: expands to {expanded} bytes, expected at most {limit}"
+                )
             if key in ("observations", "actions"):
                 shapes.add((key, array.dtype, array.shape[1:]))
             elif array.ndim != 1:
                 raise DataError(f"{file}: {name}: got the shape {array.shape}, expected one axis")
     if len(shapes) != 2:
         raise DataError(f"{file}: observations or actions change their shape or dtype: {shapes}")
-    if total > limit:
-        raise DataError(f"{file}: expands to {total} bytes, expected at most {limit}")
 
 
 def _seed(value: Any) -> int | None:
@@ -133,7 +144,8 @@ def write(demonstrations: Demonstrations, path: Path, env_config: EnvConfig | No
         raise UsageError(f"file: got '{path}', expected a folder named as in hopper-v0")
     env = make_env(env_config)
     env.close()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Absolute: Minari puts a relative one behind itself.
+    temporary = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         (temporary / "data").mkdir(parents=True)
         storage = MinariStorage.new(

@@ -35,6 +35,9 @@ MAP_FROM_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 _STORED, _DEFLATED = 0, 8
 _NAME = re.compile(r"\w{1,100}\.npy", re.ASCII)
+# Escapes, and numbers that are not decimal: of no header that anyone writes, and Python warns of
+# some and cannot print others.
+_ODD = re.compile(r"\\|\d[a-z_]", re.IGNORECASE)
 _DTYPE = re.compile(r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248]|[<>]U\d{1,3}", re.ASCII)
 
 
@@ -238,6 +241,8 @@ class Npz:
         return header
 
     def _parse_header(self, name: str, text: str, size: int) -> Header:
+        if _ODD.search(text):
+            raise self.error(name, "a malformed .npy header")
         try:
             fields = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:

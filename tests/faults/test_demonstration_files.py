@@ -98,7 +98,12 @@ WRONG = {  # what is changed (None: left out) -> key, got, expected
     "empty": ({"acts": i["acts"][:0], "rews": i["rews"][:0]}, r"acts: empty: got 0 steps, exp"),
     "NaN": ({"obs": nan}, r"obs: got nan at index \[5, 0\], expected finite numbers"),
     "Inf": ({"rews": inf}, r"reward: got inf at index \[7\], expected finite numbers"),
+    "beyond float32": (
+        {"obs": np.full((STEPS + TRAJECTORIES, FEATURES), 1e39)},
+        r"obs: got 1e\+39 at index \[0, 0\], expected finite numbers",
+    ),
     "env_id": ({"env_id": np.array("a b\n")}, r"env_id: got 'a b\\n', expected a gymnasium id"),
+    "seeds": ({"seeds": np.array([0, -5, 1])}, r"seed: got -5, expected whole numbers >= 0"),
 }
 WRONG_BASELINES = {
     "missing": ({"ep_rets": None}, r"ep_rets: missing; got acs, obs, rews, expected acs, ep_rets"),
@@ -139,6 +144,8 @@ GUARDS = {
     "extra": (demonstration_formats, "recognised", lambda *_: "imitation"),
     "complex": (npz, "_DTYPE", re.compile(".*")),
     "NaN": (Demonstrations, "__post_init__", ignore),
+    "beyond float32": (Demonstrations, "__post_init__", ignore),
+    "seeds": (Demonstrations, "__post_init__", ignore),
     "Inf": (Demonstrations, "__post_init__", ignore),
     "env_id": (demonstration_formats, "_ENV_ID", re.compile(".*", re.DOTALL)),
 }
@@ -276,6 +283,9 @@ BAD_HEADERS = {
     "minus": ("-" * 4000 + "1", r"obs: a malformed \.npy header"),
     "sum": ("1" + "+1" * 2000, r"obs: a malformed \.npy header"),
     "other": ("{'descr': '<f4'}", r"obs: a malformed \.npy header"),
+    "hexadecimal": (HEADER % f"0x{'f' * 3900},", r"obs: a malformed \.npy header"),
+    "escape": (r"{'descr': '\d'}", r"obs: a malformed \.npy header"),
+    "glued": ("1if 1else 2", r"obs: a malformed \.npy header"),
     "record": (
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,)}",
         r"obs: got the dtype \[\('a', '<f4'\)\], expected a plain number type",
@@ -289,12 +299,21 @@ BAD_HEADERS = {
 
 
 @pytest.mark.parametrize("fault", BAD_HEADERS)
-def test_hostile_headers(path, tmp_path, monkeypatch, fault):
+def test_hostile_headers(path, tmp_path, monkeypatch, recwarn, fault):
     monkeypatch.chdir(tmp_path)
     header, match = BAD_HEADERS[fault]
     zipped(path, {"obs.npy": header_bytes(header, b"\0" * 64)})
     refused(path, match)
+    assert not recwarn.list  # a second line
     assert not Path("canary").exists()
+
+
+def test_a_text_of_no_characters(path):
+    header = "{'descr': '<U1', 'fortran_order': False, 'shape': ()}"
+    zipped(path, {"env_id.npy": header_bytes(header, b"\xff" * 4)})
+    refused(path, "env_id: got '\ufffd', expected a gymnasium id")
+    zipped(path, {"env_id.npy": header_bytes(header, b"A\0\0\0")})
+    assert load(path).env_id == "A"  # control
 
 
 def test_control_a_header_of_that_making_is_read(path):

@@ -406,6 +406,13 @@ def test_every_defect_has_a_detector():
     assert {name for name, _ in DETECTORS} == {f.name for f in dataclasses.fields(Defects)}
 
 
+def test_demonstrations_may_be_of_float64(tmp_path):
+    algo = Printed(tmp_path).algo
+    columns = {name: getattr(algo.expert, name).astype(np.float64) for name in ("obs", "action")}
+    algo.expert = dataclasses.replace(algo.expert, **columns)
+    assert algo.step()["discriminator/loss"].isfinite()
+
+
 def test_demonstrations_of_another_simulator_are_told_by_the_height():
     """Defect 3: upright is 1.25 in the expert's simulator and 0 in the agent's."""
     pytest.importorskip("pybullet")

@@ -133,7 +133,7 @@ def test_what_a_format_cannot_hold():
         encode(without, "csv")
 
 
-def test_minari_there_and_back(tmp_path):
+def test_minari_there_and_back(tmp_path, monkeypatch):
     pytest.importorskip("minari")
     pytest.importorskip("h5py")
     from minari.dataset.minari_dataset import MinariDataset
@@ -152,6 +152,9 @@ def test_minari_there_and_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cartpole-v0"]
     with pytest.raises(UsageError, match="expected an env too"):
         minari_format.write(before, tmp_path / "other-v0", None)
+    monkeypatch.chdir(tmp_path)
+    minari_format.write(before, Path("demos-v0"), CARTPOLE)
+    assert load("demos-v0").num_steps == before.num_steps
 
 
 def test_hostile_minari_datasets(tmp_path):
@@ -184,10 +187,24 @@ def test_hostile_minari_datasets(tmp_path):
     def elsewhere(group) -> None:
         group["actions"] = h5py.ExternalLink("/etc/passwd", "/actions")
 
+    def bomb(group) -> None:  # a compressed chunk is expanded as a whole
+        actions = group.create_dataset(
+            "actions", (3, 1), "f8", maxshape=(None, 1), chunks=(5_000_000, 1), compression="gzip"
+        )
+        actions[:] = 1
+
+    def odd_numbers(group) -> None:
+        kind = h5py.h5t.IEEE_F64LE.copy()
+        kind.set_ebias(100_000)
+        h5py.h5d.create(group.id, b"actions", kind, h5py.h5s.create_simple((3, 1)))
+
     sound = load(with_actions(lambda group: group.create_dataset("actions", data=np.ones((3, 1)))))
     assert sound.num_steps == 3 and sound.env_id is None and sound.seed is None  # control
     for add, match in (
-        (huge, "expands to 8000000000094 bytes, expected at most"),
+        (huge, "expands to 8000000000064 bytes, expected at most"),
+        (bomb, "actions: expands to 40000000 bytes, expected at most 33554432"),
+        (odd_numbers, "Insufficient precision in available types"),
+        (lambda group: group.create_dataset("actions", data=np.ones((3, 1), "g")), "got float128"),
         (elsewhere, "episode_0/actions: missing"),
         (lambda group: None, "episode_0/actions: missing"),
         (lambda group: group.create_dataset("actions", data=np.ones((2, 1))), "got 4 rows, exp"),
@@ -195,6 +212,9 @@ def test_hostile_minari_datasets(tmp_path):
     ):
         with pytest.raises(DataError, match=match):
             load(with_actions(add))
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    with pytest.raises(DataError, match="link is a symbolic link, expected the folder itself"):
+        load(tmp_path / "link")
     (data / "main_data.hdf5").write_bytes(b"\x89HDF nonsense")
     with pytest.raises(DataError, match=r"main_data\.hdf5"):
         load(tmp_path / "d")

@@ -253,7 +253,7 @@ def test_headless_drawing_leaves_a_display_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DISPLAY", ":0")
     prepare_headless_drawing()
     assert "SDL_VIDEODRIVER" not in os.environ
-    monkeypatch.delenv("DISPLAY")
+    monkeypatch.setenv("DISPLAY", "")  # an empty name is no display
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     prepare_headless_drawing()
     assert os.environ["SDL_VIDEODRIVER"] == "dummy"

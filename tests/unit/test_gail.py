@@ -17,6 +17,7 @@ from rlzoo.algos.airl import AIRL, AIRLConfig
 from rlzoo.algos.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.ppo import PPOConfig
 from rlzoo.algos.trpo import TRPOConfig
+from rlzoo.config import compose, plain, with_overrides
 from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, encode
 from rlzoo.data.transitions import Transitions
 from rlzoo.envs.episodes import EpisodeEnv
@@ -368,6 +369,32 @@ def test_a_clone_has_no_gsde():
 
     with pytest.raises(UsageError, match="gsde"):
         GAIL.check(Run)
+
+
+def test_the_agents_settings_are_named_as_they_are_here():
+    with pytest.raises(UsageError, match=r"^algo\.ppo\.rollout_env_steps: got 50, expected"):
+        compose(["algo=gail", "env=cartpole", "env.num_envs=4", "algo.ppo.rollout_env_steps=50"])
+    config = GAILConfig(generator="trpo", trpo=TRPOConfig(normalize_obs=True))
+    with pytest.raises(UsageError, match=r"^algo\.trpo\.normalize_obs=true: got observations"):
+        GAIL.check_spaces(config, spaces.Discrete(3), spaces.Discrete(2))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["absorbing=false", "discriminator.hidden=[7]", "discriminator.activation=relu"],
+)
+def test_what_the_state_depends_on_cannot_be_changed_by_a_resume(word):
+    saved = plain(compose(["algo=gail", "env=cartpole"]))
+    with pytest.raises(UsageError, match="would change what the run is"):
+        with_overrides(saved, [f"algo.{word}"])
+    assert with_overrides(saved, ["algo.discriminator.lr=1e-4"])[1]  # control
+
+
+@pytest.mark.parametrize(
+    "experiment", ["gail_chapter", "gail_chapter_as_printed", "gail_hopper_bullet"]
+)
+def test_the_hopper_in_training_is_filmed_at_each_evaluation(experiment):
+    assert compose([f"experiment={experiment}"]).logger.every_video
 
 
 @pytest.mark.parametrize("generator", ["ppo", "trpo"])
