@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlzoo.types import Algorithm, Counters, Metrics, NonFiniteError, State
+from rlzoo.types import FINISHED, Algorithm, Counters, Metrics, NonFiniteError, State
 
 
 def passed(period: int, before: int, now: int) -> bool:
@@ -131,13 +131,13 @@ class Loop:
                 self.evaluation_pending = False
                 self.evaluation_pending = not hooks.evaluate(counters.clock)
                 continue
-            before = counters.clock
+            before, phase = counters.clock, counters.phase
             self.window.add(algorithm.step())
             now = counters.clock
             hooks.progress(now)
-            if passed(self.log_every, before, now):
-                metrics = check_finite(self.window.take() | algorithm.gauges())
-                hooks.log(now, metrics | self.stopwatch.metrics(counters))
+            # A phase that ends is logged up to its end, however short it was.
+            if passed(self.log_every, before, now) or counters.phase not in (phase, FINISHED):
+                self._log(algorithm, hooks)
             self.evaluation_pending = passed(self.evaluate_every, before, now)
             unsaved_seconds = self.stopwatch.elapsed_seconds - saved_seconds
             is_late = now > saved and unsaved_seconds >= self.save_every_seconds
@@ -145,7 +145,15 @@ class Loop:
                 hooks.save(now)
                 saved, saved_seconds = now, self.stopwatch.elapsed_seconds
         hooks.save(counters.clock)
+        if self.window.sums:
+            # What no line has yet: not of the checkpoint, as a longer run would not log it here.
+            self._log(algorithm, hooks)
         return "finished"
+
+    def _log(self, algorithm: Algorithm, hooks: Hooks) -> None:
+        counters = algorithm.counters
+        metrics = check_finite(self.window.take() | algorithm.gauges())
+        hooks.log(counters.clock, metrics | self.stopwatch.metrics(counters))
 
     def state(self) -> State:
         return {

@@ -119,7 +119,7 @@ class Run:
         self.directory, self.stop = directory, stop
         self.best_return: float | None = None
         self.best_clock = 0
-        self.phase = ""
+        self.phase, self.lines_of_phase = "", 0
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
             config.log_every_env_steps,
@@ -194,9 +194,11 @@ class Run:
         self.logger.scalars(clock, metrics)
         self.progress.show(metrics)
         if self.algorithm.counters.phase != self.phase:
-            self.phase = self.algorithm.counters.phase
-            if self.config.logger.tensorboard:
-                self._show_pictures(clock)
+            self.phase, self.lines_of_phase = self.algorithm.counters.phase, 0
+        self.lines_of_phase += 1
+        # The first line is of the end of the phase before, the second one of this phase.
+        if self.lines_of_phase <= 2 and self.config.logger.tensorboard:
+            self._show_pictures(clock)
 
     def save(self, clock: int) -> None:
         state = {

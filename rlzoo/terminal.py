@@ -40,7 +40,7 @@ class Progress:
         self.at, self.total = done, total
         self.line_before = done, time.monotonic()  # clock and time of the last line in a file
         self.phase_text = ""
-        self.phase_began = "", 0, 0.0  # name, units done then, when
+        self.phase_began = "", 0, 0, 0.0  # name, units done then, the clock, when
         self.shown: dict[str, str] = {}
 
     def update(self, clock: int) -> None:
@@ -60,11 +60,15 @@ class Progress:
     def phase(self, name: str, done: int, total: int, unit: str) -> None:
         """How far the current phase is; an estimate of its time left once there is a pace."""
         if name != self.phase_began[0]:
-            self.phase_began = name, done, time.monotonic()
-        _, first, start = self.phase_began
+            self.phase_began = name, done, self.at, time.monotonic()
+        _, first, first_at, start = self.phase_began
         text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
-        if total and done > first:
-            left = (time.monotonic() - start) / (done - first) * (total - done)
+        # A phase of no length of its own lasts until the run is over.
+        gone, ahead = (
+            (done - first, total - done) if total else (self.at - first_at, self.total - self.at)
+        )
+        if gone > 0:
+            left = (time.monotonic() - start) / gone * ahead
             text += f", {left / 60:.0f} min left"
         self.phase_text = text
         self.bar.set_description(text, refresh=False)

@@ -70,6 +70,9 @@ class LockedError(RlzooError, RuntimeError):
     exit_code = 75
 
 
+FINISHED = "finished"  # the phase of an algorithm that has gone through all of its own
+
+
 @dataclass
 class Counters:
     """Where a run stands. All numbers count over all envs together and survive a resume."""

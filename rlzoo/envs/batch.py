@@ -50,7 +50,11 @@ class GymEpisodes:
         self.alive_B = np.ones(self.num_envs, dtype=bool)
         self._step = empty_step(self.observation_space, self.num_envs)
         for i, seed in enumerate(seeds):
-            self._step.next_obs_B[i], _ = self._envs[i].reset(seed=seed)
+            try:
+                self._step.next_obs_B[i], _ = self._envs[i].reset(seed=seed)
+            except Exception as error:
+                where = f"member {i} (seed {seed}), reset"
+                raise EnvError(f"{where}: {type(error).__name__}: {error}") from error
         return self._step.next_obs_B
 
     def step(self, action_B: np.ndarray) -> Step:

@@ -287,6 +287,13 @@ def test_a_member_that_fails_is_named() -> None:
         batch.step(np.zeros(2, np.int64))
 
 
+def test_a_member_that_cannot_begin_is_named(monkeypatch) -> None:
+    batch = GymEpisodes(Counting)
+    monkeypatch.setattr(Counting, "reset", lambda self, seed: 1 // 0)
+    with pytest.raises(EnvError, match=r"^member 0 \(seed 3\), reset: ZeroDivisionError"):
+        batch.reset([3, 1])
+
+
 def test_members_in_envpool_do_not_see_each_other() -> None:
     """Poles fall at different times: each member's episode is what it is alone."""
     seeds, steps = [5, 5, 6, 7, 8], 60

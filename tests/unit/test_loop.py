@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlzoo.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite, passed
-from rlzoo.types import Counters, NonFiniteError
+from rlzoo.types import FINISHED, Counters, NonFiniteError
 
 
 class Counting:
@@ -100,6 +100,31 @@ def test_stored_data_and_env_steps_are_timed_by_one_clock():
     assert diary.at("log") == [20, 40, 60, 80, 100]
     assert diary.at("evaluate") == [50, 100]
     assert diary.at("save") == [70, 100]
+
+
+class InPhases(Counting):
+    """Goes through phases of 30 env steps."""
+
+    def __init__(self, total: int, stride: int) -> None:
+        super().__init__(total, stride)
+        self.counters.phase = "0"
+
+    def step(self) -> dict[str, float]:
+        metrics = super().step()
+        self.counters.phase = str(self.counters.env_steps // 30)
+        if self.done():
+            self.counters.phase = FINISHED
+        return metrics
+
+
+def test_a_phase_is_logged_up_to_its_end_and_a_run_too():
+    diary = Diary()
+    run(InPhases(total=70, stride=10), diary)
+    assert diary.at("log") == [20, 30, 40, 60, 70]
+    means = [event[2]["train/env_steps"] for event in diary.events if event[0] == "log"]
+    assert means == [15.0, 30.0, 40.0, 55.0, 70.0]
+    kinds = [event[0] for event in diary.events if event[1] == 70]
+    assert kinds == ["save", "save", "log"], "the last one counts once the run is over"
 
 
 def test_counters_of_an_old_checkpoint_load():

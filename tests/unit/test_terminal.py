@@ -28,6 +28,21 @@ def test_a_file_gets_a_line_a_minute(
     )
 
 
+def test_a_phase_without_a_length_of_its_own_ends_with_the_run(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(total=1000, done=100) as progress:
+        for seconds, step, generations in ((100.0, 100, 0), (130.0, 250, 1), (160.0, 400, 2)):
+            clock[0] = seconds
+            progress.update(step)
+            progress.phase("controller", generations, 0, "generations")
+        clock[0] = 220.0
+        progress.update(400)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "rlzoo: 400 of 1,000 steps, 0/s; controller 2 generations, 2 min left"
+    )
+
+
 def test_a_short_run_prints_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(total=10, done=0) as progress:
         for step in range(1, 11):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from lamp import small_vision
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlzoo import show
 from rlzoo.cli import main
@@ -131,6 +132,63 @@ def test_what_cannot_be_shown(runs, capsys, words, error):
     assert main(["play", f"{runs / run}", *options]) == 64
     captured = capsys.readouterr()
     assert error in captured.err.splitlines()[-1] and not captured.out
+
+
+# TensorBoard -------------------------------------------------------------------------------------
+
+
+def events(run: Path) -> EventAccumulator:
+    return EventAccumulator(str(run / "tb"), size_guidance={"images": 0}).Reload()
+
+
+@pytest.mark.parametrize(
+    ("phase", "scalar", "images"),
+    [
+        ("collect", "rollout/return_mean", ["collect/frames"]),
+        (
+            "vision",
+            "train/vae_reconstruction_error",
+            ["vision/latent_walk", "vision/reconstructions", "vision/samples"],
+        ),
+        ("memory", "train/rnn_nll", ["memory/dream", "memory/predictions"]),
+        ("controller", "rollout/return_max", []),
+    ],
+)
+def test_a_phase_alone_leaves_its_record_however_short_it_is(runs, tmp_path, phase, scalar, images):
+    words = [f"from={runs}/wm", f"algo.phases=[{phase}]", "log_every_env_steps=9999"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    seen = events(tmp_path / "run")
+    assert scalar in seen.Tags()["scalars"] and sorted(seen.Tags()["images"]) == images
+
+
+def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
+    words = [*TINY, "log_every_env_steps=9999", "eval.every_env_steps=9999"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    seen = events(tmp_path / "run")
+    steps = {name: [event.step for event in seen.Images(name)] for name in seen.Tags()["images"]}
+    assert list(steps) == [
+        "collect/frames",
+        "vision/reconstructions",
+        "vision/latent_walk",
+        "vision/samples",
+        "memory/predictions",
+        "memory/dream",
+    ]
+    assert all(len(at) == 1 for at in steps.values())
+    collect, vision, memory = (
+        steps[n] for n in ("collect/frames", "vision/samples", "memory/dream")
+    )
+    assert collect < vision < memory
+
+
+def test_a_phase_is_shown_at_its_first_line_and_at_its_end(runs, tmp_path):
+    words = [*TINY, "log_every_env_steps=1", "eval.every_env_steps=9999"]
+    words += ["algo.phases=[collect,vision]", "algo.vision.block_updates=1", "algo.vision.epochs=2"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    seen = events(tmp_path / "run")
+    end = [event.step for event in seen.Images("collect/frames")][-1]
+    last = [event.step for event in seen.Scalars("train/vae_loss")][-1]
+    assert [event.step for event in seen.Images("vision/samples")] == [end + 1, last]
 
 
 # Resume ------------------------------------------------------------------------------------------

@@ -46,11 +46,10 @@ from rlzoo.envs.make import make_episode_batch
 from rlzoo.executor import Executor, make_executor
 from rlzoo.nets.state import module_state
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.types import Counters, Metrics, Setup, State, UsageError
+from rlzoo.types import FINISHED, Counters, Metrics, Setup, State, UsageError
 
 OFFLINE = ("vision", "encode", "memory")  # their units count as offline updates
 LEARNING = ("vision", "memory", "controller")  # ... as updates
-FINISHED = "finished"
 NOISE_STEPS = 4096  # after so many steps of an episode, greedy actions meet the same noise again
 
 
