@@ -58,6 +58,19 @@ class PPOConfig(OnPolicyConfig):
     )
 
 
+# What an update returns: of a minibatch, the norms before clipping.
+LOGGED = (
+    "loss",
+    "grad_norm",
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "kl",
+    "clip_fraction",
+    "policy_grad_norm",
+)
+
+
 class PPO(OnPolicy):
     config: PPOConfig
 
@@ -68,8 +81,15 @@ class PPO(OnPolicy):
             self.optimizer,
             self.loss,
             max_grad_norm=config.max_grad_norm,
+            watched=self._policy_part(),
             compile=setup.compile,
         )
+
+    def _policy_part(self) -> slice:
+        """Where the policy's layers lie among all parameters: behind the encoder's."""
+        modules = (self.network.encoder, self.network.policy)
+        first, size = (sum(p.numel() for p in module.parameters()) for module in modules)
+        return slice(first, first + size)
 
     def improve(self, samples: Samples) -> Metrics:
         """Passes over the rollout in minibatches, until the policy has moved too far."""
@@ -86,9 +106,8 @@ class PPO(OnPolicy):
             if self._has_moved_too_far(outcomes[-1]):
                 break
         self.counters.updates += len(outcomes)
-        names = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
         means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
-        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        metrics = {f"train/{name}": mean for name, mean in zip(LOGGED, means, strict=True)}
         return metrics | {"train/lr": self.optimizer.lr, "train/clip": clip}
 
     @staticmethod
@@ -97,7 +116,9 @@ class PPO(OnPolicy):
 
     def _has_moved_too_far(self, outcome: tuple[torch.Tensor, ...]) -> bool:
         target_kl = self.config.target_kl
-        return target_kl is not None and float(outcome[5]) > KL_TOLERANCE * target_kl
+        return (
+            target_kl is not None and float(outcome[LOGGED.index("kl")]) > KL_TOLERANCE * target_kl
+        )
 
     def loss(
         self,

@@ -23,7 +23,8 @@ class GradientStep:
 
     `loss_function(*batch)` returns (scalar loss, *further tensors). With `compile`, everything up
     to the clipped gradients is one compiled graph (another one for each shape of batch); where
-    that is impossible, one warning says why and the step runs eagerly.
+    that is impossible, one warning says why and the step runs eagerly. The norm of a part of the
+    gradient, before clipping, can be `watched`.
     """
 
     def __init__(
@@ -33,19 +34,21 @@ class GradientStep:
         *,
         max_grad_norm: float | None,
         max_grad_value: float | None = None,
+        watched: slice | None = None,
         compile: bool,
     ) -> None:
         self._optimizer = optimizer
         self._loss_function = loss_function
         self._max_grad_norm = max_grad_norm
         self._max_grad_value = max_grad_value
+        self._watched = watched
         self._gradients = _compiled(self._eager_gradients) if compile else self._eager_gradients
 
     def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
         """Update the parameters; returns (loss, gradient norm before clipping, *further tensors).
 
-        Raises NonFiniteError, with parameters and optimiser untouched, if the loss or the norm
-        is NaN or infinite.
+        The norm of the watched part comes last. Raises NonFiniteError, with parameters and
+        optimiser untouched, if the loss or the norm is NaN or infinite.
         """
         (loss, norm, total, *others), gradient = self._gradients(*batch)
         check_finite(total, loss, norm)
@@ -57,6 +60,8 @@ class GradientStep:
         gradients = torch.autograd.grad(loss, self._optimizer.parameters)
         gradient = torch.cat([piece.reshape(-1) for piece in gradients])
         norm = torch.linalg.vector_norm(gradient)
+        if self._watched is not None:
+            others.append(torch.linalg.vector_norm(gradient[self._watched]))
         if self._max_grad_norm is not None:
             gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         if self._max_grad_value is not None:
