@@ -2,6 +2,11 @@
 
 python tools/imitation.py outputs/sweeps/bc_hopper_bullet outputs/sweeps/gail_hopper_bullet \\
     outputs/demos/hopper_bullet.npz
+
+Or imitation_classic.md: both from one trajectory, by the sweeps bc_ENV_1 and gail_ENV and the
+demonstrations ENV.npz below a directory of outputs.
+
+python tools/imitation.py outputs cartpole acrobot mountaincar
 """
 
 from __future__ import annotations
@@ -22,20 +27,68 @@ SETTING = "algo.demonstrations.trajectories="
 CHOSEN = {"BC": "last", "GAIL": "best"}
 
 
+# Returns of Ho & Ermon 2016 from 1 trajectory, of their result files: BC and GAIL (7 seeds).
+# Their CartPole ends at 200.
+PUBLISHED = {"cartpole": (72, 200), "acrobot": (-131, -77), "mountaincar": (-137, -102)}
+
+
 def returns(sweep: Path, which: str) -> dict[int, list[float]]:
-    """Mean test returns by number of trajectories, a value for each finished run."""
+    """Mean test returns by number of trajectories (1 where not set), one of each finished run."""
     found: dict[int, list[float]] = {}
     for number, words in enumerate(json.loads((sweep / "sweep.json").read_text())):
         file = sweep / str(number) / "result.json"
-        [trajectories] = (int(w.removeprefix(SETTING)) for w in words if w.startswith(SETTING))
+        settings = [w.removeprefix(SETTING) for w in words if w.startswith(SETTING)]
         if file.exists():
             result = json.loads(file.read_text())["test"][which]["return"]["mean"]
-            found.setdefault(trajectories, []).append(result)
+            found.setdefault(int(*settings or ["1"]), []).append(result)
     return dict(sorted(found.items()))
 
 
+def interval(values: list[float]) -> str:
+    low, high = bootstrap_interval(values, iqm)
+    return f"{iqm(values):.0f} ({low:.0f} to {high:.0f})"
+
+
+def listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values) or "-"
+
+
 def main() -> None:
-    bc, gail, demonstrations = map(Path, sys.argv[1:])
+    first, *others = sys.argv[1:]
+    if (Path(first) / "sweep.json").exists():
+        by_size(Path(first), *map(Path, others))
+    else:
+        classic(Path(first), others)
+
+
+def classic(outputs: Path, envs: list[str]) -> None:
+    lines = [
+        "# Imitation from one trajectory",
+        "",
+        "Every 5th step of one trajectory (CartPole: every 10th), as in Ho & Ermon (2016). Mean "
+        "returns of test episodes on seeds that nothing else saw (50 for GAIL, 100 for BC); IQM "
+        "over runs with a 95 % bootstrap interval, every run counted. GAIL: the checkpoint chosen "
+        "on selection seeds; BC: the lowest held-out loss.",
+        "",
+        "Published: Ho & Ermon's, whose CartPole ends at 200 and whose trajectory is another "
+        "expert's.",
+        "",
+        "| env | expert | BC | GAIL | published BC, GAIL | runs of each |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for env in envs:
+        expert = load(outputs / "demos" / f"{env}.npz").returns
+        [bc] = returns(outputs / "sweeps" / f"bc_{env}_1", CHOSEN["BC"]).values()
+        [gail] = returns(outputs / "sweeps" / f"gail_{env}", CHOSEN["GAIL"]).values()
+        published = ", ".join(map(str, PUBLISHED[env]))
+        lines.append(
+            f"| {env} | {expert.mean():.0f} | {interval(bc)} | {interval(gail)} | {published} | "
+            f"BC {listed(bc)}; GAIL {listed(gail)} |"
+        )
+    (RESULTS / "imitation_classic.md").write_text("\n".join(lines) + "\n")
+
+
+def by_size(bc: Path, gail: Path, demonstrations: Path) -> None:
     expert = load(demonstrations).returns
     columns = {name: returns(path, CHOSEN[name]) for name, path in (("BC", bc), ("GAIL", gail))}
     lines = [
@@ -56,12 +109,8 @@ def main() -> None:
         cells, runs = [], []
         for column in columns.values():
             values = column.get(trajectories, [])
-            runs.append(", ".join(f"{value:.0f}" for value in values) or "-")
-            if not values:
-                cells.append("not run")
-                continue
-            low, high = bootstrap_interval(values, iqm)
-            cells.append(f"{iqm(values):.0f} ({low:.0f} to {high:.0f})")
+            runs.append(listed(values))
+            cells.append(interval(values) if values else "not run")
         lines.append(f"| {trajectories} | {' | '.join(cells)} | BC {runs[0]}; GAIL {runs[1]} |")
     lines += ["", "![Return by number of trajectories](imitation.png)"]
     (RESULTS / "imitation.md").write_text("\n".join(lines) + "\n")
