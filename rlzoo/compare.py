@@ -34,10 +34,10 @@ class RunRecord:
 
     @property
     def test_return(self) -> float | None:
-        """Mean return of the final test: of the best checkpoint, else of the last."""
-        if self.result is None:
+        """Mean return of the final test, if any: of the best checkpoint, else of the last."""
+        test = self.result["test"] if self.result is not None else {}
+        if not test:
             return None
-        test = self.result["test"]
         return float(test.get("best", test["last"])["return"]["mean"])
 
 

@@ -225,15 +225,22 @@ def _answer(function: Callable[..., Any], *arguments: Any) -> list[Any] | RlzooE
         return answer
 
 
+def require_ray() -> Any:
+    """The package ray; UsageError without it."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(
+            f"executor=ray: {error}; it needs the extra ray (in a clone: tools/setup.sh ray)"
+        ) from error
+    return ray
+
+
 class RayExecutor:
     """Workers as Ray actors; Ray restarts one that dies, and does its share again."""
 
     def __init__(self, make: Callable[[], Worker], *, workers: int) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UsageError(f"executor=ray needs another package, ray: {error}") from error
-        self._ray = ray
+        self._ray = ray = require_ray()
         ray.init(ignore_reinit_error=True)
         actor_class = ray.remote(max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_RayWorker)
         self._actors = [actor_class.remote(make) for _ in range(workers)]

@@ -216,6 +216,8 @@ class Run:
 
         False if it was interrupted: then nothing has happened.
         """
+        if not self._has_policy():
+            return True
         try:
             result = self.play_episodes(self.config.eval.episodes, SELECT)
             improved = self.best_return is None or result.mean > self.best_return
@@ -238,6 +240,10 @@ class Run:
             self.save(clock)
             checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(clock))
         return True
+
+    def _has_policy(self) -> bool:
+        """Whether the algorithm's phases have come to a policy that can be evaluated."""
+        return getattr(self.algorithm, "has_policy", True)
 
     def play_episodes(self, episodes: int, purpose: str) -> Evaluation:
         return evaluate(
@@ -305,19 +311,19 @@ class Run:
 
     def _final_test(self) -> str:
         """Test the last and the best policy on seeds that neither training nor selection saw."""
-        results = {}
+        results: dict[str, Evaluation] = {}
         try:
-            results["last"] = self.play_episodes(self.config.eval.test_episodes, TEST)
+            if self._has_policy():
+                results["last"] = self.play_episodes(self.config.eval.test_episodes, TEST)
             best = checkpoint.best(self.directory.checkpoints)
             if best is not None:
                 self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
                 results["best"] = self.play_episodes(self.config.eval.test_episodes, TEST)
         except Stopped:
             return "stopped"
-        self.logger.scalars(
-            self.algorithm.counters.clock,
-            {f"test/{which}_return_mean": result.mean for which, result in results.items()},
-        )
+        tested = {f"test/{which}_return_mean": result.mean for which, result in results.items()}
+        if tested:
+            self.logger.scalars(self.algorithm.counters.clock, tested)
         self.directory.write_json(
             "result.json",
             {
@@ -329,6 +335,8 @@ class Run:
         )
         for which, result in results.items():
             print(f"{which} policy, {result.describe()}")
+        if not results:
+            note("no test: its phases have made no policy")
         return "finished"
 
     def _progress_made(self) -> dict[str, int]:

@@ -169,8 +169,9 @@ class Algorithm(Protocol):
     for combinations that cannot work. `histograms() -> dict[str, array]` is optional; so is
     `q_table()`, of which a map is drawn, and `figures` (name -> title -> metrics), which are drawn
     as curves. `progress() -> (phase, done, total, unit)`, `pictures() -> (images, films)` (see
-    `algos.world_models.phases`), `close()` and `to_go_on() -> str` (advice for a finished run that
-    is resumed and has nothing to do) are optional, too.
+    `algos.world_models.phases`), `close()`, `to_go_on() -> str` (advice for a finished run that
+    is resumed and has nothing to do) and `has_policy: bool` (False: nothing to evaluate yet) are
+    optional, too.
 
     A policy with a memory has `initial_memory(num_envs) -> memory_BM` and
     `act_with_memory(obs_B, memory_BM, *, explore) -> (action_B, memory_BM)`; its `act` is that of

@@ -226,7 +226,7 @@ def test_ray_does_the_same(monkeypatch):
 
 def test_without_ray_one_line_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match="needs another package, ray"):
+    with pytest.raises(UsageError, match=r"tools/setup\.sh ray"):
         make_executor(squarer, workers=2, kind="ray", timeout_seconds=60)
 
 

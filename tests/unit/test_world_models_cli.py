@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,6 +190,31 @@ def test_a_phase_is_shown_at_its_first_line_and_at_its_end(runs, tmp_path):
     end = [event.step for event in seen.Images("collect/frames")][-1]
     last = [event.step for event in seen.Scalars("train/vae_loss")][-1]
     assert [event.step for event in seen.Images("vision/samples")] == [end + 1, last]
+
+
+# Test --------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_controller_is_not_tested(runs, tmp_path, capsys):
+    """Playing episodes with a C that nobody searched would only take time."""
+    words = [*TINY, "algo.phases=[collect,vision]", "eval.every_env_steps=1"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    captured = capsys.readouterr()
+    assert "no test: its phases have made no policy" in captured.err and not captured.out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] == {}
+    assert not any(
+        name.startswith(("eval/", "test/")) for row in metrics(tmp_path / "run") for name in row
+    )
+    assert main(["compare", f"{tmp_path}/run"]) == 0
+    assert json.loads((runs / "wm" / "result.json").read_text())["test"]["last"]
+
+
+def test_a_missing_package_is_told_before_hours_of_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = [*TINY, "algo.controller.executor=ray", f"run_dir={tmp_path}/run"]
+    assert main(words) == 64
+    assert "tools/setup.sh ray" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 # Resume ------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from rlzoo.data.random_policies import (
     RandomPolicy,
 )
 from rlzoo.envs.make import make_episode_batch
-from rlzoo.executor import Executor, make_executor
+from rlzoo.executor import Executor, make_executor, require_ray
 from rlzoo.nets.state import module_state
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.types import FINISHED, Counters, Metrics, Setup, State, UsageError
@@ -90,7 +90,10 @@ class WorldModels:
             self._take_artefacts()
 
     @staticmethod
-    def check(run: Any) -> None: ...
+    def check(run: Any) -> None:
+        """UsageError where a package is missing that the last phase would ask for, hours later."""
+        if "controller" in run.algo.phases and run.algo.controller.executor == "ray":
+            require_ray()
 
     @staticmethod
     def check_spaces(config: WorldModelsConfig, observation_space: Any, action_space: Any) -> None:
@@ -105,6 +108,11 @@ class WorldModels:
             )
 
     # ---------------------------------------------------------------- acting
+
+    @property
+    def has_policy(self) -> bool:
+        """False before the first search of C: there is nothing to evaluate."""
+        return isinstance(self._phase, ControllerPhase) or "controller" in self.artefacts
 
     def initial_memory(self, num_envs: int) -> np.ndarray:
         """What is carried through an episode, at its start: M's h and c, and the time [B, M]."""
