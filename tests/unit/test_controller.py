@@ -359,11 +359,13 @@ def test_members_of_a_generation_share_episodes_and_others_come_next():
     np.testing.assert_array_equal(seeds[0], seeds[1])
     trained_on = {*seeds[0][0], *seeds[2][0], *seeds[4][0]}
     assert len(trained_on) == 6
-    [played] = evaluation
-    np.testing.assert_array_equal(played.params_PN, it.mean_N[None])
-    assert played.seed_PE.tolist() == [[episode_seed(0, SELECT, 0, k) for k in range(4)]]
-    assert played.patience_env_steps is None, "nobody is given up in an evaluation"
-    assert not trained_on & set(played.seed_PE[0])
+    params_PN = np.concatenate([share.params_PN for share in evaluation])
+    seed_PE = np.concatenate([share.seed_PE for share in evaluation])
+    np.testing.assert_array_equal(params_PN, np.tile(it.mean_N, (4, 1)))
+    assert seed_PE.tolist() == [[episode_seed(0, SELECT, 0, k)] for k in range(4)]
+    assert len(evaluation) == 2, "workers share it, too"
+    assert all(share.patience_env_steps is None for share in evaluation), "nobody is given up"
+    assert not trained_on & set(seed_PE.flat)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

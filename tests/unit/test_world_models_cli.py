@@ -209,6 +209,12 @@ def test_a_run_without_a_controller_is_not_tested(runs, tmp_path, capsys):
     assert json.loads((runs / "wm" / "result.json").read_text())["test"]["last"]
 
 
+def test_processes_are_asked_for_where_they_are_used(tmp_path, capsys):
+    assert main([*TINY, "env.backend=process", f"run_dir={tmp_path}/run"]) == 64
+    assert "algo.controller.workers=2" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_package_is_told_before_hours_of_work(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     words = [*TINY, "algo.controller.executor=ray", f"run_dir={tmp_path}/run"]

@@ -91,7 +91,12 @@ class WorldModels:
 
     @staticmethod
     def check(run: Any) -> None:
-        """UsageError where a package is missing that the last phase would ask for, hours later."""
+        """UsageError for what the phases would ignore, or ask for hours later."""
+        if run.env.backend == "process":
+            raise UsageError(
+                "env.backend=process: got algo=world_models, expected sync or envpool; "
+                "algo.controller.workers=2 shares a generation over processes"
+            )
         if "controller" in run.algo.phases and run.algo.controller.executor == "ray":
             require_ray()
 
@@ -287,7 +292,7 @@ class WorldModels:
             vae=as_arrays(self.vae),
             rnn=as_arrays(self.rnn),
             beginnings=self.artefacts.beginnings() if config.train_in == "dream" else None,
-            threads=torch.get_num_threads(),
+            threads=max(1, torch.get_num_threads() // max(1, config.workers)),
             device=self.setup.device,
         )
         self._executor = make_executor(

@@ -128,15 +128,14 @@ class ControllerPhase:
         config = self.config
         if self._evaluation_is_due:
             seeds = [episode_seed(self.seed, SELECT, 0, k) for k in range(config.evaluate_episodes)]
-            self.executor.start([Share(self.mean_N[None], np.array([seeds]), None)])
-            return
-        self._params_PN = self.es.ask()
-        count = min(max(config.workers, 1), config.population)
-        parts = (np.array_split(array, count) for array in (self._params_PN, self._seeds()))
-        shares = [
-            Share(params_PN, seed_PE, config.patience_env_steps)
-            for params_PN, seed_PE in zip(*parts, strict=True)
-        ]
+            members_PN = np.tile(self.mean_N, (len(seeds), 1))
+            seed_PE, patience = np.array(seeds)[:, None], None
+        else:
+            self._params_PN = members_PN = self.es.ask()
+            seed_PE, patience = self._seeds(), config.patience_env_steps
+        count = min(max(config.workers, 1), len(members_PN))
+        parts = (np.array_split(array, count) for array in (members_PN, seed_PE))
+        shares = [Share(params, seeds, patience) for params, seeds in zip(*parts, strict=True)]
         self.executor.start(shares)
 
     def _seeds(self) -> np.ndarray:
