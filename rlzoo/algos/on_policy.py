@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from rlzoo.seeding import generator_state, load_generator, numpy_generator, torc
 from rlzoo.settings import setting
 from rlzoo.types import Counters, Metrics, Setup, State, Step, UsageError
 
+Schedule = Literal["constant", "linear"]
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
 
 
@@ -213,6 +214,13 @@ class OnPolicy:
     def improve(self, samples: Samples) -> Metrics:
         """The algorithm itself."""
         raise NotImplementedError
+
+    def scheduled(self, first: float, schedule: Schedule) -> float:
+        """A setting that falls to 0 over the run, or does not, for the rollout in hand."""
+        if schedule == "constant":
+            return first
+        begun_at = self.counters.env_steps - self.rollout.reward_TN.size  # the rollout's first step
+        return first * max(0.0, 1 - begun_at / self.setup.total_env_steps)
 
     def prepared(self) -> tuple[Samples, float]:
         """The rollout as columns, and how much of the returns the values explained.

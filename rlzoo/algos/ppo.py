@@ -9,11 +9,10 @@ Collect a rollout with a fixed policy and estimate advantages (rlzoo/algos/on_po
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples
+from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples, Schedule
 from rlzoo.losses.policy_gradient import (
     clip_fraction,
     clipped_surrogate_loss,
@@ -28,7 +27,6 @@ from rlzoo.settings import setting
 from rlzoo.types import Metrics, Setup
 
 KL_TOLERANCE = 1.5  # the epochs stop above target_kl times this, as in Stable-Baselines3
-Schedule = Literal["constant", "linear"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,11 @@ class PPOConfig(OnPolicyConfig):
     name: str = "ppo"
     epochs: int = setting(10, "passes over a rollout", low=1)
     lr: float = setting(3e-4, "Adam's learning rate, at first", above=0)
-    lr_schedule: Literal["constant", "linear"] = setting(
+    lr_schedule: Schedule = setting(
         "constant", "linear: falls to 0 over the run (Huang et al. 2022, detail 4)"
     )
     clip: float = setting(0.2, "ratios are clipped to 1 +- this, at first", above=0)
-    clip_schedule: Literal["constant", "linear"] = setting(
-        "constant", "linear: falls to 0 over the run"
-    )
+    clip_schedule: Schedule = setting("constant", "linear: falls to 0 over the run")
     normalize_advantage: bool = setting(True, "in each minibatch: mean 0, standard deviation 1")
     value_coef: float = setting(0.5, "weight of the mean squared error of the values", low=0)
     value_clip: float | None = setting(
@@ -94,11 +90,8 @@ class PPO(OnPolicy):
     def improve(self, samples: Samples) -> Metrics:
         """Passes over the rollout in minibatches, until the policy has moved too far."""
         config = self.config
-        # The schedules' clock is that of the rollout's first step.
-        begun_at = self.counters.env_steps - self.rollout.reward_TN.size
-        share_left = max(0.0, 1 - begun_at / self.setup.total_env_steps)
-        self.optimizer.lr = self._scheduled(config.lr, config.lr_schedule, share_left)
-        clip = self._scheduled(config.clip, config.clip_schedule, share_left)
+        self.optimizer.lr = self.scheduled(config.lr, config.lr_schedule)
+        clip = self.scheduled(config.clip, config.clip_schedule)
         clip_tensor = torch.tensor(clip, device=self.setup.device)
         outcomes: list[tuple[torch.Tensor, ...]] = []
         for minibatch in self.minibatches(samples, config.epochs):
@@ -109,10 +102,6 @@ class PPO(OnPolicy):
         means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
         metrics = {f"train/{name}": mean for name, mean in zip(LOGGED, means, strict=True)}
         return metrics | {"train/lr": self.optimizer.lr, "train/clip": clip}
-
-    @staticmethod
-    def _scheduled(first: float, schedule: Schedule, share_left: float) -> float:
-        return first * share_left if schedule == "linear" else first
 
     def _has_moved_too_far(self, outcome: tuple[torch.Tensor, ...]) -> bool:
         target_kl = self.config.target_kl

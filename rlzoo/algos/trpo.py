@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples
+from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples, Schedule
 from rlzoo.losses.policy_gradient import normalized_advantages, value_loss
 from rlzoo.losses.trust_region import (
     Product,
@@ -40,6 +40,9 @@ class TRPOConfig(OnPolicyConfig):
     )
     target_kl: float = setting(
         0.01, "trust region: KL divergence from old to new policy (Schulman et al. 2015)", above=0
+    )
+    kl_schedule: Schedule = setting(
+        "constant", "linear: target_kl falls to 0 over the run, as PPO's rate may"
     )
     cg_iterations: int = setting(
         15, "conjugate gradients: steps at most (Schulman et al. 2015: 10)", low=1
@@ -92,7 +95,8 @@ class TRPO(OnPolicy):
         objective, old = objective.detach(), tuple(part.detach() for part in policy)
         check_finite(objective + norm, objective, norm)
 
-        step_P, residual = self.natural_step(gradient_P, samples.obs_B)
+        target_kl = self.scheduled(config.target_kl, config.kl_schedule)
+        step_P, residual = self.natural_step(gradient_P, samples.obs_B, target_kl)
 
         def evaluate() -> tuple[torch.Tensor, torch.Tensor]:
             new_objective, _, new = self.objective(samples)
@@ -102,7 +106,7 @@ class TRPO(OnPolicy):
             self.policy_P,
             step_P,
             evaluate,
-            max_kl=config.target_kl,
+            max_kl=target_kl,
             factor=config.line_search_factor,
             trials=config.line_search_steps,
         )
@@ -131,7 +135,7 @@ class TRPO(OnPolicy):
         return gain + self.config.entropy_coef * entropy, entropy, policy
 
     def natural_step(
-        self, gradient_P: torch.Tensor, obs_B: torch.Tensor
+        self, gradient_P: torch.Tensor, obs_B: torch.Tensor, target_kl: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The step along F^-1 g to the border of the trust region, and CG's relative residual.
 
@@ -143,7 +147,7 @@ class TRPO(OnPolicy):
         curvature = float(x_P @ (gradient_P - residual_P))  # x.Fx, without another product
         if not math.isfinite(curvature):
             raise NonFiniteError("the natural gradient is not finite; the parameters are unchanged")
-        length = math.sqrt(2 * self.config.target_kl / curvature) if curvature > 0 else 0.0
+        length = math.sqrt(2 * target_kl / curvature) if curvature > 0 else 0.0
         norm, residual_norm = map(torch.linalg.vector_norm, (gradient_P, residual_P))
         return length * x_P, residual_norm / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 

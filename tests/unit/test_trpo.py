@@ -274,13 +274,30 @@ def test_conjugate_gradients_end_early() -> None:
 
 def test_the_natural_step_of_a_gaussian_by_hand() -> None:
     """Where observations are 0, a linear policy has biases for means: F = (1 / sigma^2, 2)."""
-    trpo = make(hidden=(), cg_damping=0.0, log_std_init=math.log(2), target_kl=0.02)
+    trpo = make(hidden=(), cg_damping=0.0, log_std_init=math.log(2))
     gradient_P = tensor([0, 0, 0, 0, 1.0, 0, 3.0, 0])  # of a bias and a log standard deviation
-    step_P, residual = trpo.natural_step(gradient_P, torch.zeros(5, 2))
+    step_P, residual = trpo.natural_step(gradient_P, torch.zeros(5, 2), 0.02)
     # x = (4 * 1, 3 / 2), x.Fx = 4 + 4.5; length sqrt(2 * 0.02 / 8.5)
     expected_P = math.sqrt(0.04 / 8.5) * tensor([0, 0, 0, 0, 4.0, 0, 1.5, 0])
     torch.testing.assert_close(step_P, expected_P)
     assert residual < 1e-5
+
+
+def test_the_trust_region_can_shrink_over_the_run() -> None:
+    """In its first rollout it has all of its size, half-way half: the step is sqrt(1/2) as long."""
+
+    def step_length(done_share: float, schedule: str) -> float:
+        trpo = make(target_kl=1e-4, kl_schedule=schedule)
+        samples = collected(trpo)
+        trpo.counters.env_steps += int(done_share * trpo.setup.total_env_steps)
+        before_P = trpo.policy_P.clone()
+        assert trpo.improve(samples)["train/line_search_steps"] == 1
+        return float(torch.linalg.vector_norm(trpo.policy_P - before_P))
+
+    whole = step_length(0.0, "linear")
+    assert whole == pytest.approx(step_length(0.0, "constant"))
+    assert step_length(0.5, "linear") == pytest.approx(math.sqrt(0.5) * whole, rel=1e-3)
+    assert step_length(0.5, "constant") == pytest.approx(whole)
 
 
 def test_surrogate_by_hand() -> None:
