@@ -70,6 +70,8 @@ def test_best_checkpoint_counts_else_the_last(tmp_path: Path) -> None:
     assert read_run(path).test_return == 7.0
     (path / "result.json").write_text('{"test": {"last": {"return": {"mean": 4.0}}}}')
     assert read_run(path).test_return == 4.0
+    (path / "result.json").write_text('{"test": {}}')  # its phases have made no policy
+    assert (read_run(path).failure, read_run(path).test_return) == ("", None)
 
 
 def test_unfinished_run_is_drawn_but_has_no_test(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def spoil(name: str, content: str | bytes | None) -> Any:
         spoil("metrics.jsonl", "[1]\n"),
         spoil("metrics.jsonl", '{"eval/return_mean": 1}\n'),
         spoil("result.json", "[]"),
-        spoil("result.json", '{"test": {}}'),
+        spoil("result.json", '{"test": {"last": {}}}'),
         spoil("result.json", "{"),
     ],
 )
