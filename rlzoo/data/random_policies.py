@@ -215,3 +215,21 @@ class ForcedStart:
     def load(self, state: State) -> None:
         self.policy.load(state["policy"])
         self.t = int(state["t"])
+
+
+def make_random_policy(
+    name: str,
+    space: spaces.Box,
+    rng: np.random.Generator,
+    *,
+    clipped: Sequence[int] = (),
+    forced_start_steps: int = 0,
+) -> RandomPolicy:
+    """`networks` (with actions `clipped` as in C), `brownian`, `held` or `one_control`."""
+    simple = {"brownian": Brownian, "held": HeldUniform, "one_control": OneControl}
+    policy: RandomPolicy
+    if name == "networks":
+        policy = RandomNetworks(space, rng, clipped=clipped)
+    else:
+        policy = simple[name](space, rng)
+    return ForcedStart(policy, steps=forced_start_steps) if forced_start_steps else policy

@@ -34,14 +34,7 @@ from rlzoo.algos.world_models.worker import (
     make_senses,
     to_frames,
 )
-from rlzoo.data.random_policies import (
-    Brownian,
-    ForcedStart,
-    HeldUniform,
-    OneControl,
-    RandomNetworks,
-    RandomPolicy,
-)
+from rlzoo.data.random_policies import make_random_policy
 from rlzoo.envs.make import make_episode_batch
 from rlzoo.executor import Executor, make_executor, require_ray
 from rlzoo.nets.state import module_state
@@ -227,30 +220,23 @@ class WorldModels:
     def _collect(self) -> CollectPhase:
         envs = make_episode_batch(self.setup.env_config)
         envs.num_envs = self.env.num_envs
-        [action_size] = self.env.action_space.shape
+        config, [action_size] = self.config.collect, self.env.action_space.shape
         return CollectPhase(
-            self.config.collect,
+            config,
             seed=self.setup.seed,
             directory=self._directory / "frames",
             envs=envs,
-            policy=self._random_policy(),
+            policy=make_random_policy(
+                config.policy,
+                self.env.action_space,
+                numpy_generator(self.setup.seed, "collect"),
+                clipped=self.config.controller.clipped_actions,
+                forced_start_steps=config.forced_start_steps,
+            ),
             preprocess=to_frames,
             action_size=action_size,
             about=self.artefacts.about,
         )
-
-    def _random_policy(self) -> RandomPolicy:
-        config, space = self.config.collect, self.env.action_space
-        rng = numpy_generator(self.setup.seed, "collect")
-        policy: RandomPolicy
-        if config.policy == "networks":
-            policy = RandomNetworks(space, rng, clipped=self.config.controller.clipped_actions)
-        else:
-            classes = {"brownian": Brownian, "held": HeldUniform, "one_control": OneControl}
-            policy = classes[config.policy](space, rng)
-        if config.forced_start_steps:
-            policy = ForcedStart(policy, steps=config.forced_start_steps)
-        return policy
 
     def _vision(self) -> VisionPhase:
         phase = VisionPhase(
