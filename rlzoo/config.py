@@ -234,10 +234,21 @@ def _compose_with_hydra(words: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra_compose("config", [*words, f"hydra.searchpath=[{paths}]"])
             values = OmegaConf.to_container(composed, resolve=False)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UsageError(f"configuration: {error}") from error
+    except Exception as error:
+        if _hides_interrupt(error):
+            raise KeyboardInterrupt from error
+        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+            raise UsageError(f"configuration: {error}") from error
+        raise
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _hides_interrupt(error: BaseException | None) -> bool:
+    """Whether this came of Ctrl-C: OmegaConf's own cleaning up can fail then, and raise instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def from_mapping(values: Mapping[str, Any]) -> RunConfig:

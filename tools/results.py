@@ -41,7 +41,7 @@ def main() -> None:
         "",
         f"Expected: {arguments.target}",
         "",
-        f"Command: `tools/rlzoo -m {_sweep_words(jobs)} --name {arguments.name}`, "
+        f"Command: `tools/rlzoo -m {sweep_words(jobs)} --name {arguments.name}`, "
         f"commit `{provenance['git']['commit'][:10]}`"
         + (" with local changes" if provenance["git"]["dirty"] else "")
         + ".",
@@ -87,7 +87,7 @@ def main() -> None:
     (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
 
 
-def _sweep_words(jobs: list[list[str]]) -> str:
+def sweep_words(jobs: list[list[str]]) -> str:
     columns = zip(*jobs, strict=True)
     words = []
     for column in columns:

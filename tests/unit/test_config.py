@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import yaml
 from experts import with_demonstrations
+from hydra.errors import ConfigCompositionException
 
 from rlzoo import config as configuration
 from rlzoo import registry
@@ -292,3 +293,32 @@ def test_debug_leaves_explicit_nested_settings_alone():
     words = ["algo=world_models", "env=car_racing_fast", "debug=tiny"]
     config = compose([*words, "algo.vision.latent_size=7"])
     assert config.algo.vision.latent_size == 7 and config.algo.vision.epochs == 1
+
+
+@pytest.mark.parametrize("wrap", [ConfigCompositionException, None])
+def test_an_interrupt_that_hydra_hides_is_still_one(wrap, monkeypatch):
+    """OmegaConf can fail at cleaning up after Ctrl-C: out comes an error of its own."""
+
+    def interrupted(*_):
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                None._invalidate_flags_cache()  # what it came from
+        except AttributeError as error:
+            if wrap is None:
+                raise
+            raise wrap() from error
+
+    monkeypatch.setattr("hydra.compose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compose(["algo=dqn", "env=cartpole"])
+
+
+def test_an_error_of_hydra_is_not_an_interrupt(monkeypatch):
+    def broken(*_):
+        raise ConfigCompositionException("of itself")
+
+    monkeypatch.setattr("hydra.compose", broken)
+    with pytest.raises(UsageError, match=r"^configuration: of itself$"):
+        compose(["algo=dqn", "env=cartpole"])
