@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from results import read, sweep_words
 
 from rlzoo.data.demonstrations import load
 from rlzoo.statistics import bootstrap_interval, iqm
@@ -61,6 +62,16 @@ def main() -> None:
         classic(Path(first), others)
 
 
+def sweeps_of(env: str) -> tuple[str, str]:
+    return f"bc_{env}_1", f"gail_{env}"
+
+
+def command(sweep: Path) -> str:
+    jobs = json.loads((sweep / "sweep.json").read_text())
+    commit = read(sweep / "0" / "provenance.json")["git"]["commit"]
+    return f"tools/rlzoo -m {sweep_words(jobs)} --name {sweep.name}  # {commit[:10]}"
+
+
 def classic(outputs: Path, envs: list[str]) -> None:
     lines = [
         "# Imitation from one trajectory",
@@ -73,13 +84,20 @@ def classic(outputs: Path, envs: list[str]) -> None:
         "Published: Ho & Ermon's, whose CartPole ends at 200 and whose trajectory is another "
         "expert's.",
         "",
+        "Commands:",
+        "",
+        "```sh",
+        *(command(outputs / "sweeps" / name) for env in envs for name in sweeps_of(env)),
+        "```",
+        "",
         "| env | expert | BC | GAIL | published BC, GAIL | runs of each |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for env in envs:
         expert = load(outputs / "demos" / f"{env}.npz").returns
-        [bc] = returns(outputs / "sweeps" / f"bc_{env}_1", CHOSEN["BC"]).values()
-        [gail] = returns(outputs / "sweeps" / f"gail_{env}", CHOSEN["GAIL"]).values()
+        bc_sweep, gail_sweep = (outputs / "sweeps" / name for name in sweeps_of(env))
+        [bc] = returns(bc_sweep, CHOSEN["BC"]).values()
+        [gail] = returns(gail_sweep, CHOSEN["GAIL"]).values()
         published = ", ".join(map(str, PUBLISHED[env]))
         lines.append(
             f"| {env} | {expert.mean():.0f} | {interval(bc)} | {interval(gail)} | {published} | "
