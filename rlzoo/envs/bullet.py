@@ -7,6 +7,7 @@ open, in a window they play at the speed of life, and the walkers among them are
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -39,9 +40,12 @@ class Client(BulletClient):
         pass options, of which pybullet prints 'argv[0]=' on standard output.
         """
         self._client, self._pid = -1, os.getpid()
-        if in_window and sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        if in_window and sys.platform == "linux" and not _display_answers():
             # pybullet would end the process.
-            raise RuntimeError("a window of PyBullet's needs an X display, and DISPLAY is not set")
+            name = os.environ.get("DISPLAY", "")
+            raise RuntimeError(
+                f"a window of PyBullet's needs an X display; DISPLAY is '{name}', and none answers"
+            )
         self._client = pybullet.connect(pybullet.GUI if in_window else pybullet.DIRECT)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,6 +57,20 @@ class Client(BulletClient):
     def close(self) -> None:
         if self._client >= 0:
             self.disconnect()
+
+
+def _display_answers() -> bool:
+    if not os.environ.get("DISPLAY"):
+        return False
+    try:
+        x11 = ctypes.CDLL("libX11.so.6")  # the one that pybullet loads
+    except OSError:
+        return True  # it will say so itself
+    x11.XOpenDisplay.restype, x11.XCloseDisplay.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    display = x11.XOpenDisplay(None)
+    if display:
+        x11.XCloseDisplay(display)
+    return bool(display)
 
 
 class FollowingCamera(Camera):
