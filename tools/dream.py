@@ -5,13 +5,12 @@ python tools/dream.py NAME SWEEP --target "what is expected" [--note TEXT]
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from results import RESULTS, hardware, read, sweep_words
+from results import RESULTS, hardware, page_arguments, read, sweep_words
 
 from rlzoo.config import load_yaml
 
@@ -33,12 +32,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("sweep", type=Path)
-    parser.add_argument("--target", required=True, help="what is expected, and from where")
-    parser.add_argument("--note", default="", help="a paragraph below the table")
-    arguments = parser.parse_args()
+    arguments = page_arguments(__doc__, "sweep")
     jobs = read(arguments.sweep / "sweep.json")
     runs = [arguments.sweep / str(number) for number in range(len(jobs))]
     rows = sorted(map(row_of, runs))

@@ -21,14 +21,18 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def page_arguments(doc: str, directory: str) -> argparse.Namespace:
+    """What each tool that writes a page is told; `directory` is its name of what it reads."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("name")
-    parser.add_argument("sweep", type=Path)
+    parser.add_argument(directory, type=Path)
     parser.add_argument("--target", required=True, help="what is expected, and from where")
     parser.add_argument("--note", default="", help="a paragraph below the table")
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    arguments = page_arguments(__doc__, "sweep")
     jobs = read(arguments.sweep / "sweep.json")
     runs = [arguments.sweep / str(number) for number in range(len(jobs))]
     comparison = compare(runs)

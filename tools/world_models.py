@@ -5,13 +5,12 @@ python tools/world_models.py NAME RUN --target "what is expected" [--note TEXT]
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from results import RESULTS, hardware, read
+from results import RESULTS, hardware, page_arguments, read
 
 MARKS = {  # phase -> a metric that only it logs
     "controller": "train/generations",
@@ -47,12 +46,7 @@ def by_generation(rows: list[dict[str, float]], name: str) -> tuple[list[float],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--target", required=True, help="what is expected, and from where")
-    parser.add_argument("--note", default="", help="a paragraph below the table")
-    arguments = parser.parse_args()
+    arguments = page_arguments(__doc__, "run")
     run: Path = arguments.run
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result, provenance = read(run / "result.json"), read(run / "provenance.json")
