@@ -19,7 +19,7 @@ from rlzoo.algos.world_models.pictures import decoded, grid, spread
 from rlzoo.algos.world_models.vision import check_same_data
 from rlzoo.data.frame_store import FrameStore
 from rlzoo.losses.mixture import mixture_mean, mixture_nll, sample_mixture, split_mixture
-from rlzoo.nets.adam import Adam
+from rlzoo.nets.adam import Adam, falling
 from rlzoo.nets.mdn_rnn import MDNRNN
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
@@ -125,7 +125,7 @@ class MemoryPhase:
         outcomes = []
         total = self.progress()[1]
         for _ in range(min(self.config.block_updates, total - self.updates)):
-            self.optimizer.lr = self._lr(self.updates / total)
+            self.optimizer.lr = falling(self.config.lr, self.config.final_lr, self.updates / total)
             outcomes.append(self.update(*self._minibatch()))
             self.updates += 1
         means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
@@ -136,12 +136,6 @@ class MemoryPhase:
         if not self.config.done_head:
             del metrics["train/rnn_done_loss"]
         return metrics | {"train/rnn_lr": self.optimizer.lr}
-
-    def _lr(self, share_done: float) -> float:
-        lr, final_lr = self.config.lr, self.config.final_lr
-        return lr if final_lr is None else lr + (final_lr - lr) * share_done
-
-    # ---------------------------------------------------------------- data
 
     def _minibatch(self) -> Minibatch:
         epoch, position = divmod(self.updates, self.updates_per_epoch)

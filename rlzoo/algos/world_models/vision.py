@@ -18,7 +18,7 @@ from rlzoo.algos.world_models.phases import Images
 from rlzoo.algos.world_models.pictures import decoded, grid, spread
 from rlzoo.data.frame_store import Column, FrameStore
 from rlzoo.losses.vae import vae_loss
-from rlzoo.nets.adam import Adam
+from rlzoo.nets.adam import Adam, falling
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
 from rlzoo.nets.vae import FRAME_SIZE, VAE, as_images, has_bf16
@@ -38,6 +38,7 @@ class VisionConfig:
     epochs: int = setting(10, "times that each frame is learnt from (the paper: 1)", low=1)
     batch_size: int = setting(100, "frames in a minibatch", low=1)
     lr: float = setting(1e-4, "Adam's learning rate", above=0)
+    final_lr: float | None = setting(None, "the rate falls linearly to this (null: stays)", low=0)
     free_nats: float = setting(
         0.5, "KL that costs nothing, in nats for each latent dimension (kl_tolerance)", low=0
     )
@@ -82,7 +83,9 @@ class VisionPhase:
     def step(self) -> Metrics:
         """A block of minibatches."""
         outcomes = []
-        for _ in range(min(self.config.block_updates, self.progress()[1] - self.updates)):
+        config, total = self.config, self.progress()[1]
+        for _ in range(min(config.block_updates, total - self.updates)):
+            self.optimizer.lr = falling(config.lr, config.final_lr, self.updates / total)
             outcomes.append(self.update(*self._minibatch()))
             self.updates += 1
         loss, norm, reconstruction, kl = torch.stack([torch.stack(o) for o in outcomes]).mean(dim=0)
@@ -91,6 +94,7 @@ class VisionPhase:
             "train/vae_reconstruction_error": reconstruction,
             "train/vae_kl": kl,
             "train/vae_grad_norm": norm,
+            "train/vae_lr": self.optimizer.lr,
         }
 
     def _minibatch(self) -> tuple[Tensor, Tensor]:
