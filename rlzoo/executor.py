@@ -178,10 +178,14 @@ class ProcessExecutor:
 
 def _begin(make: Callable[[], Worker]) -> _Member:
     here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=_work, args=(there, make), name="rlzoo-worker", daemon=True)
+    process = SPAWN.Process(target=_work, args=(there,), name="rlzoo-worker", daemon=True)
     with signals_held_back():
         process.start()
     there.close()  # so that the worker's death closes the pipe
+    # Not among the process's arguments: those are written to a pipe whose other end is open here,
+    # too, so that a worker that dies before it has read them all would be waited for in vain.
+    with suppress(OSError):  # it is dead; waiting for its answer finds out
+        here.send(make)
     return _Member(process, here)
 
 
@@ -195,11 +199,11 @@ def _end(members: list[_Member]) -> None:
     members.clear()
 
 
-def _work(pipe: Connection, make: Callable[[], Worker]) -> None:
+def _work(pipe: Connection) -> None:
     """In the worker: do share after share until the pipe closes."""
     end_with_parent()
-    made = _answer(make)
     with suppress(EOFError, OSError):  # the parent has closed the pipe
+        made = _answer(pipe.recv())
         if isinstance(made, RlzooError):
             pipe.send(made)
             return

@@ -138,6 +138,27 @@ def test_a_worker_that_cannot_be_made_says_why():
         run(processes(cannot_be_made), [0])
 
 
+def large(_: bytes) -> module.Worker:
+    return sleeper()
+
+
+UNGUARDED = """
+import sys
+sys.path.insert(0, {folder!r})
+from functools import partial
+from test_executor import large, processes, run
+run(processes(partial(large, bytes(10**6))), [0])
+"""
+
+
+def test_workers_that_die_at_once_do_not_hang_their_parent(tmp_path):
+    script = tmp_path / "script.py"  # each worker imports it, too, and may not begin others then
+    script.write_text(UNGUARDED.format(folder=str(Path(__file__).parent)))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "died (exit code 1), 3 times in a row" in ended.stderr
+
+
 def sleeper() -> module.Worker:
     def sleep(seconds: float) -> Generator[None, None, None]:
         yield
