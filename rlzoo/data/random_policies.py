@@ -6,7 +6,7 @@ be saved at any time. Shape suffixes: B envs, A action dimensions, X pixels, Z l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -224,12 +224,14 @@ def make_random_policy(
     *,
     clipped: Sequence[int] = (),
     forced_start_steps: int = 0,
+    held_steps: int = 10,
 ) -> RandomPolicy:
     """`networks` (with actions `clipped` as in C), `brownian`, `held` or `one_control`."""
-    simple = {"brownian": Brownian, "held": HeldUniform, "one_control": OneControl}
-    policy: RandomPolicy
-    if name == "networks":
-        policy = RandomNetworks(space, rng, clipped=clipped)
-    else:
-        policy = simple[name](space, rng)
+    policies: dict[str, Callable[[], RandomPolicy]] = {
+        "networks": lambda: RandomNetworks(space, rng, clipped=clipped),
+        "brownian": lambda: Brownian(space, rng),
+        "held": lambda: HeldUniform(space, rng, longest=held_steps),
+        "one_control": lambda: OneControl(space, rng),
+    }
+    policy = policies[name]()
     return ForcedStart(policy, steps=forced_start_steps) if forced_start_steps else policy

@@ -17,6 +17,7 @@ from rlzoo.data.random_policies import (
     RandomNetworks,
     RandomPolicy,
     coarse,
+    make_random_policy,
 )
 from rlzoo.seeding import numpy_generator
 
@@ -87,17 +88,18 @@ def test_one_seed_one_sequence(name: str) -> None:
     assert (first == kept).all()
 
 
-def test_held_actions_last_one_to_ten_steps() -> None:
-    policy = HeldUniform(DOOM, generator())
+@pytest.mark.parametrize("longest", [10, 5])
+def test_held_actions_last_up_to_so_many_steps(longest: int) -> None:
+    policy = make_random_policy("held", DOOM, generator(), held_steps=longest)
     policy.reset(B)
     actions_TB = play(policy, 500)[..., 0]
     lengths = []
     for actions_T in actions_TB.T:
         starts = np.flatnonzero(np.diff(actions_T)) + 1
         lengths += np.diff(starts).tolist()
-    counts = np.bincount(lengths, minlength=11)
-    assert len(counts) == 11 and counts[0] == 0
-    assert (abs(counts[1:] / len(lengths) - 0.1) < 0.03).all()
+    counts = np.bincount(lengths, minlength=longest + 1)
+    assert len(counts) == longest + 1 and counts[0] == 0
+    assert (abs(counts[1:] / len(lengths) - 1 / longest) < 0.03).all()
     assert abs(actions_TB.mean()) < 0.05 and abs((actions_TB < -1 / 3).mean() - 1 / 3) < 0.05
 
 

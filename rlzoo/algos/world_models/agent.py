@@ -232,6 +232,7 @@ class WorldModels:
                 numpy_generator(self.setup.seed, "collect"),
                 clipped=self.config.controller.clipped_actions,
                 forced_start_steps=config.forced_start_steps,
+                held_steps=config.held_steps,
             ),
             preprocess=to_frames,
             action_size=action_size,

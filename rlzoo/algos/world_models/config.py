@@ -31,7 +31,10 @@ class RandomPlayConfig(CollectConfig):
     policy: Literal["networks", "brownian", "held", "one_control"] = setting(
         "networks",
         "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
-        "uniform actions held for 1 to 10 steps (TakeCover), or one control of CarRacing at a time",
+        "uniform actions held for a while (TakeCover), or one control of CarRacing at a time",
+    )
+    held_steps: int = setting(
+        10, "policy=held: an action lasts at most this (TakeCover: 10)", low=1
     )
     forced_start_steps: int = setting(
         0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
