@@ -534,3 +534,15 @@ def test_what_is_for_cars_is_refused_elsewhere():
     forced = settings(collect={"forced_start_steps": 5})
     with pytest.raises(UsageError, match="are for CarRacing"):
         WorldModels.check_spaces(forced, Lamp.observation_space, Lamp.action_space)
+
+
+def test_random_play_holds_actions_as_long_as_it_is_told(tmp_path: Path) -> None:
+    frames = []
+    for steps in (1, 8):
+        it = agent(tmp_path / str(steps), collect={"held_steps": steps}, phases=["collect"])
+        while not it.done():
+            it.step()
+        frames.append(it.artefacts.store("collect").episode(0)["action"])
+        it.close()
+    changes = [(np.diff(action_TA, axis=0) != 0).any(axis=1) for action_TA in frames]
+    assert changes[0].all() and not changes[1].all()

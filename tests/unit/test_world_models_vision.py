@@ -54,6 +54,14 @@ def test_each_epoch_sees_each_frame_once_in_a_new_order(tmp_path: Path) -> None:
     assert len({tuple(noise.flatten().tolist()) for noise in noises}) == len(noises) == 6
 
 
+def test_the_rate_falls_if_it_shall(tmp_path: Path) -> None:
+    rates = [row["train/vae_lr"] for row in finish(vision(tmp_path, block_updates=1))]
+    assert set(rates) == {1e-4}
+    rows = finish(vision(tmp_path, block_updates=1, final_lr=1e-6))
+    rates = [row["train/vae_lr"] for row in rows]
+    assert rates == pytest.approx(np.linspace(1e-4, 1e-6, len(rates) + 1)[:-1].tolist())
+
+
 def test_vision_reports_the_parts_of_its_loss(tmp_path: Path) -> None:
     [metrics, *_] = finish(vision(tmp_path, block_updates=1, free_nats=0.0))
     parts = metrics["train/vae_reconstruction_error"] + metrics["train/vae_kl"]
