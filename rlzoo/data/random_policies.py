@@ -27,6 +27,15 @@ class RandomPolicy(Protocol):
     def load(self, state: State) -> None: ...
 
 
+class Actor(Protocol):
+    """A policy with a memory, as algorithms are."""
+
+    def initial_memory(self, num_envs: int) -> np.ndarray: ...
+    def act_with_memory(
+        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+
 class _Policy:
     """A generator, and arrays with a row for each running episode: all there is to save."""
 
@@ -185,6 +194,44 @@ def coarse(obs_BHWC: np.ndarray, grid: int) -> np.ndarray:
     return picked.reshape(len(obs_BHWC), 1, -1).astype(np.float32) / 255
 
 
+class Disturbed(_Policy):
+    """Greedy actions of an actor; at a rate, uniform ones for 1 to `longest` steps instead.
+
+    For the second turn of World Models' iterative training (section 6): what is to be seen and
+    remembered is what C meets, and some of what happens when it errs.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Box,
+        rng: np.random.Generator,
+        *,
+        actor: Actor,
+        rate: float,
+        longest: int,
+    ) -> None:
+        super().__init__(space, rng)
+        self.actor, self.rate, self.longest = actor, rate, longest
+
+    def reset(self, num_envs: int) -> None:
+        memory_BM = self.actor.initial_memory(num_envs)
+        left_B = np.zeros(num_envs, np.int64)
+        action_BA = self.uniform(num_envs)
+        self.running = {"memory": memory_BM, "action": action_BA, "steps_left": left_B}
+
+    def act(self, obs_B: np.ndarray) -> np.ndarray:
+        now = self.running
+        # What is remembered is the actor's own action: a disturbance takes it by surprise.
+        own_BA, now["memory"] = self.actor.act_with_memory(obs_B, now["memory"], explore=False)
+        left_B = now["steps_left"]
+        begins_B = (left_B == 0) & (self.rng.random(len(left_B)) < self.rate)
+        now["action"][begins_B] = self.uniform(int(begins_B.sum()))
+        left_B[begins_B] = self.rng.integers(1, self.longest + 1, int(begins_B.sum()))
+        action_BA = np.where(left_B[:, None] > 0, now["action"], own_BA)
+        now["steps_left"] = np.maximum(left_B - 1, 0)
+        return action_BA
+
+
 class ForcedStart:
     """The same action for the first steps of an episode, then another policy.
 
@@ -225,8 +272,16 @@ def make_random_policy(
     clipped: Sequence[int] = (),
     forced_start_steps: int = 0,
     held_steps: int = 10,
+    actor: Actor | None = None,
+    disturbance_rate: float = 0.0,
 ) -> RandomPolicy:
-    """`networks` (with actions `clipped` as in C), `brownian`, `held` or `one_control`."""
+    """`networks` (with actions `clipped` as in C), `brownian`, `held` or `one_control`.
+
+    Or `controller`, for which `actor` is the one that is disturbed.
+    """
+    if name == "controller":
+        assert actor is not None
+        return Disturbed(space, rng, actor=actor, rate=disturbance_rate, longest=held_steps)
     policies: dict[str, Callable[[], RandomPolicy]] = {
         "networks": lambda: RandomNetworks(space, rng, clipped=clipped),
         "brownian": lambda: Brownian(space, rng),

@@ -79,7 +79,13 @@ class WorldModels:
         self.artefacts = Artefacts(self._directory, {"env": setup.env_id})
         if setup.source is not None:
             state = setup.source.state.get("artefacts", {})
-            self.artefacts.borrow(setup.source.directory, state, config.phases, config.continued)
+            self.artefacts.borrow(
+                setup.source.directory,
+                state,
+                config.phases,
+                phases=config.borrowed,
+                continued=config.continued,
+            )
             self._take_artefacts()
 
     @staticmethod
@@ -221,6 +227,8 @@ class WorldModels:
         envs = make_episode_batch(self.setup.env_config)
         envs.num_envs = self.env.num_envs
         config, [action_size] = self.config.collect, self.env.action_space.shape
+        if config.policy == "controller":
+            self.artefacts.require("controller", "algo.collect.policy=controller")
         return CollectPhase(
             config,
             seed=self.setup.seed,
@@ -233,6 +241,8 @@ class WorldModels:
                 clipped=self.config.controller.clipped_actions,
                 forced_start_steps=config.forced_start_steps,
                 held_steps=config.held_steps,
+                actor=self,
+                disturbance_rate=config.disturbance_rate,
             ),
             preprocess=to_frames,
             action_size=action_size,

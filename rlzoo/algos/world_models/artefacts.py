@@ -68,8 +68,16 @@ class Artefacts:
             left |= {name: store.rows(name, first).astype(np.float32) for name in ("mu", "logvar")}
         return left
 
-    def borrow(self, directory: Path, state: State, plan: Sequence[str], continued: bool) -> None:
-        """Take what another run left and the phases of `plan` neither make nor make stale.
+    def borrow(
+        self,
+        directory: Path,
+        state: State,
+        plan: Sequence[str],
+        *,
+        phases: Sequence[str],
+        continued: bool,
+    ) -> None:
+        """Take what `phases` of another run left and those of `plan` neither make nor make stale.
 
         Where they are `continued`, what they begin with, too. DataError if that run is of another
         env or lacks something that they need.
@@ -79,6 +87,8 @@ class Artefacts:
         if state["about"] != self.about:
             raise DataError(f"{directory}: made with {state['about']}, expected {self.about}")
         for phase, left in state["left"].items():
+            if phase not in phases:
+                continue
             is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
             if not is_stale or (phase in plan and continued):
                 path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
@@ -91,6 +101,8 @@ class Artefacts:
                     f"{directory}: was exported without its search, expected algo.continued=false"
                 )
         for phase in sorted(needed - self._left.keys()):
+            if phase not in phases:
+                raise UsageError(f"algo.borrowed: got {list(phases)}, expected '{phase}' among them")
             raise DataError(f"{directory}: its phase '{phase}' is not finished")
 
     def store(self, phase: str) -> FrameStore:

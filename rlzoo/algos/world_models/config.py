@@ -28,13 +28,17 @@ MORE = {
 
 @dataclass(frozen=True)
 class RandomPlayConfig(CollectConfig):
-    policy: Literal["networks", "brownian", "held", "one_control"] = setting(
+    policy: Literal["networks", "brownian", "held", "one_control", "controller"] = setting(
         "networks",
         "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
-        "uniform actions held for a while (TakeCover), or one control of CarRacing at a time",
+        "uniform actions held for a while (TakeCover), one control of CarRacing at a time, or "
+        "the source's C, disturbed (the paper's iterative training)",
     )
     held_steps: int = setting(
-        10, "policy=held: an action lasts at most this (TakeCover: 10)", low=1
+        10, "policy=held, controller: a random action lasts at most this (TakeCover: 10)", low=1
+    )
+    disturbance_rate: float = setting(
+        0.01, "policy=controller: how often a random action cuts in, in each step", low=0, high=1
     )
     forced_start_steps: int = setting(
         0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
@@ -52,6 +56,9 @@ class WorldModelsConfig:
     source: str = setting(
         "", "a run whose frames, latents, V, M and C stand in for phases left out", fixed=True
     )
+    borrowed: tuple[str, ...] = setting(
+        PHASES, "the source's phases that may stand in, some or all of them", fixed=True
+    )
     continued: bool = setting(
         False, "V, M and C begin as the source's, where this run trains them, not anew", fixed=True
     )
@@ -62,12 +69,13 @@ class WorldModelsConfig:
     controller: ControllerConfig = setting(ControllerConfig(), "C, searched by CMA-ES")
 
     def check(self) -> None:
-        for name in self.phases:
-            if name not in PHASES:
-                raise UsageError(
-                    f"algo.phases: unknown phase '{name}'.{nearest(name, PHASES)} "
-                    f"Known: {', '.join(PHASES)}"
-                )
+        for key, names in {"phases": self.phases, "borrowed": self.borrowed}.items():
+            for name in names:
+                if name not in PHASES:
+                    raise UsageError(
+                        f"algo.{key}: unknown phase '{name}'.{nearest(name, PHASES)} "
+                        f"Known: {', '.join(PHASES)}"
+                    )
         if not self.phases or list(self.phases) != sorted(set(self.phases), key=PHASES.index):
             raise UsageError(
                 f"algo.phases: got {list(self.phases)}, expected one or more of "
@@ -94,6 +102,8 @@ class WorldModelsConfig:
     def _check_without_source(self) -> None:
         if self.continued:
             raise UsageError("algo.continued=true: got no algo.source, expected a run")
+        if "collect" in self.phases and self.collect.policy == "controller":
+            raise UsageError("algo.collect.policy=controller: got no algo.source, expected a run")
         needs = dict(NEEDS)
         if self.controller.train_in == "dream":
             needs["controller"] = "encode"
