@@ -79,13 +79,7 @@ class WorldModels:
         self.artefacts = Artefacts(self._directory, {"env": setup.env_id})
         if setup.source is not None:
             state = setup.source.state.get("artefacts", {})
-            self.artefacts.borrow(
-                setup.source.directory,
-                state,
-                config.phases,
-                phases=config.borrowed,
-                continued=config.continued,
-            )
+            self.artefacts.borrow(setup.source.directory, state, config)
             self._take_artefacts()
 
     @staticmethod

@@ -12,14 +12,14 @@ All but the stores is in the run's own checkpoints; paths are relative to the ru
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from rlzoo.algos.world_models.config import NEEDS
+from rlzoo.algos.world_models.config import NEEDS, WorldModelsConfig
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.data.dream import Beginnings
 from rlzoo.data.frame_store import FrameStore
@@ -68,26 +68,19 @@ class Artefacts:
             left |= {name: store.rows(name, first).astype(np.float32) for name in ("mu", "logvar")}
         return left
 
-    def borrow(
-        self,
-        directory: Path,
-        state: State,
-        plan: Sequence[str],
-        *,
-        phases: Sequence[str],
-        continued: bool,
-    ) -> None:
-        """Take what `phases` of another run left and those of `plan` neither make nor make stale.
+    def borrow(self, directory: Path, state: State, config: WorldModelsConfig) -> None:
+        """Take what `config.borrowed` left and the phases to come neither make nor make stale.
 
         Where they are `continued`, what they begin with, too. DataError if that run is of another
         env or lacks something that they need.
         """
+        plan, continued = config.phases, config.continued
         if "about" not in state:
             raise DataError(f"{directory}: not a run of world_models")
         if state["about"] != self.about:
             raise DataError(f"{directory}: made with {state['about']}, expected {self.about}")
         for phase, left in state["left"].items():
-            if phase not in phases:
+            if phase not in config.borrowed:
                 continue
             is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
             if not is_stale or (phase in plan and continued):
@@ -101,8 +94,9 @@ class Artefacts:
                     f"{directory}: was exported without its search, expected algo.continued=false"
                 )
         for phase in sorted(needed - self._left.keys()):
-            if phase not in phases:
-                raise UsageError(f"algo.borrowed: got {list(phases)}, expected '{phase}' among them")
+            if phase not in config.borrowed:
+                borrowed = list(config.borrowed)
+                raise UsageError(f"algo.borrowed: got {borrowed}, expected '{phase}' among them")
             raise DataError(f"{directory}: its phase '{phase}' is not finished")
 
     def store(self, phase: str) -> FrameStore:
