@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from rlzoo.data.random_policies import (
     Brownian,
+    Disturbed,
     ForcedStart,
     HeldUniform,
     OneControl,
@@ -26,12 +27,27 @@ DOOM = spaces.Box(-1, 1, (1,), np.float32)
 B = 40
 PICTURES = np.random.default_rng(0).integers(0, 256, (30, B, 64, 64, 3)).astype(np.uint8)
 
+
+class Counting:
+    """Does the time's hundredth in each control, by what it remembers."""
+
+    def initial_memory(self, num_envs: int) -> np.ndarray:
+        return np.zeros((num_envs, 1), np.float32)
+
+    def act_with_memory(
+        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert not explore and len(obs_B) == len(memory_BM)
+        return np.repeat(memory_BM, 3, axis=1) / 100, memory_BM + 1
+
+
 MAKERS: dict[str, Callable[[np.random.Generator], RandomPolicy]] = {
     "held": lambda rng: HeldUniform(DOOM, rng),
     "brownian": lambda rng: Brownian(CAR, rng),
     "one_control": lambda rng: OneControl(CAR, rng),
     "networks": lambda rng: RandomNetworks(CAR, rng),
     "forced": lambda rng: ForcedStart(HeldUniform(CAR, rng), steps=7),
+    "disturbed": lambda rng: Disturbed(CAR, rng, actor=Counting(), rate=0.3, longest=5),
 }
 
 
@@ -147,6 +163,21 @@ def test_random_networks_see_remember_and_differ() -> None:
     still = RandomNetworks(CAR, generator(), largest=0.0)
     still.reset(B)
     assert np.allclose(still.act(PICTURES[0]), (0, 0.5, 0))  # steering 0, half gas, no brake
+
+
+@pytest.mark.parametrize(("rate", "longest"), [(0.0, 5), (0.2, 5), (1.0, 1)])
+def test_disturbances_come_at_their_rate_and_pass(rate: float, longest: int) -> None:
+    policy = Disturbed(CAR, generator(), actor=Counting(), rate=rate, longest=longest)
+    policy.reset(B)
+    actions_TBA = play(policy, 100)
+    own_T = np.arange(100, dtype=np.float32) / 100
+    is_own_TB = (actions_TBA == own_T[:, None, None]).all(axis=2)
+    # A step of its own is followed by a disturbance at the rate; that lasts 3 steps on average.
+    lasts = (longest + 1) / 2
+    assert abs(is_own_TB.mean() - (1 - rate) / (1 - rate + rate * lasts)) < 0.04
+    begins_TB = is_own_TB[:-1] & ~is_own_TB[1:]
+    held_TB = ~is_own_TB[:-1] & (actions_TBA[:-1] == actions_TBA[1:]).all(axis=2)
+    assert begins_TB.any() == (0 < rate < 1) and held_TB.any() == (longest > 1 and rate > 0)
 
 
 def test_coarse_pictures() -> None:

@@ -300,6 +300,31 @@ def test_a_source_that_is_not_there_yet_is_refused(finished_run, tmp_path):
         agent(source=Source(tmp_path, state), phases=["controller"], continued=True)
 
 
+def test_of_a_source_only_what_is_borrowed_stands_in(finished_run):
+    new = agent(phases=["controller"])
+    only_v = agent(source=finished_run, phases=["controller"], borrowed=["collect", "vision"])
+    assert set(only_v.artefacts.state()["left"]) == {"collect", "vision"}
+    assert not torch.equal(only_v.vae.mu.weight, new.vae.mu.weight)
+    assert torch.equal(only_v.rnn.head.weight, new.rnn.head.weight)
+    with pytest.raises(UsageError, match=r"borrowed: got \['vision'\], expected 'collect' among"):
+        agent(source=finished_run, phases=["vision"], borrowed=["vision"])
+
+
+def test_the_sources_controller_collects(finished_run, tmp_path):
+    play = {"policy": "controller", "disturbance_rate": 0.0, "episodes": 3}
+    it = agent(tmp_path, source=finished_run, phases=["collect"], collect=play, total=10**6)
+    run(it)
+    left = it.artefacts.store("collect").episode(0)
+    memory_BM = it.initial_memory(1)
+    for frame_HWC, action_A in zip(left["frame"], left["action"], strict=True):
+        own_BA, memory_BM = it.act_with_memory(frame_HWC[None].copy(), memory_BM, explore=False)
+        np.testing.assert_allclose(own_BA[0], action_A, atol=1e-6)
+    assert set(it.artefacts.state()["left"]) >= {"collect", "vision", "memory", "controller"}
+    nobody = Source(tmp_path, agent(phases=["collect"]).state())
+    with pytest.raises(UsageError, match="policy=controller: needs what the phase 'controller'"):
+        run(agent(source=nobody, phases=["collect"], collect=play))
+
+
 def test_a_source_whose_frames_are_gone_is_refused(tmp_path):
     it = agent(tmp_path / "one", phases=["collect"], total=10**6)
     run(it)
@@ -496,6 +521,8 @@ def test_without_a_directory_it_cleans_up():
         ({"phases": ["vision"]}, "'vision' needs what 'collect' leaves"),
         ({"phases": ["collect", "vision", "memory"]}, "'memory' needs what 'encode' leaves"),
         ({"continued": True}, "got no algo.source"),
+        ({"borrowed": ["visoin"]}, "algo.borrowed: unknown phase 'visoin'. Did you mean 'vision'?"),
+        ({"collect": {"policy": "controller"}}, "policy=controller: got no algo.source"),
         (
             {"controller": {"population": 8, "groups": 5}},
             "algo.controller.groups: got 5, expected at",
