@@ -166,7 +166,7 @@ def _branch(which: str, words: list[str]) -> RunConfig:
     path = RunDir.open(latest(Path("outputs")) if which == "latest" else Path(which)).path
     file = path / "config.yaml"
     saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
-    return configuration.branched(saved, [*words, f"algo.source='{path.resolve()}'"])
+    return configuration.branched(saved, [*words, f"algo.source='{path}'"])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:

@@ -162,6 +162,15 @@ def test_a_phase_alone_leaves_its_record_however_short_it_is(runs, tmp_path, pha
     assert scalar in seen.Tags()["scalars"] and sorted(seen.Tags()["images"]) == images
 
 
+def test_a_source_is_named_as_it_was_given_and_found_from_elsewhere(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs)
+    assert main(["from=wm", "algo.phases=[vision]", f"run_dir={tmp_path}/run"]) == 0
+    assert "source: wm\n" in (tmp_path / "run" / "config.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume=run", "algo.vision.epochs=2"]) == 0
+    assert "finished" in (tmp_path / "run" / "status.json").read_text()
+
+
 def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
     words = [*TINY, "log_every_env_steps=9999", "eval.every_env_steps=9999"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
