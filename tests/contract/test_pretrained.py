@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlzoo.cli import main
 from rlzoo.evaluate import Greedy, evaluate
 from rlzoo.seeding import TEST
 from rlzoo.show import find_checkpoint, load_policy, open_run
@@ -37,10 +36,3 @@ def test_it_reaches_the_flag(name: str) -> None:
     result = evaluate(policy, config.env, episodes=10, num_envs=10, run_seed=0, purpose=TEST)
     policy.env.close()
     assert result.mean > -120
-
-
-def test_a_search_cannot_go_on_from_an_export(tmp_path: Path, capsys) -> None:
-    source = PRETRAINED / "car_racing_world_models"
-    words = [f"from={source}", "algo.phases=[controller]", f"run_dir={tmp_path / 'run'}"]
-    assert main([*words, "algo.continued=true"]) == 65
-    assert "was exported without its search" in capsys.readouterr().err

@@ -273,6 +273,31 @@ def test_a_continued_search_goes_on_and_counts_its_own_steps(finished_run, tmp_p
     np.testing.assert_array_equal(it.params_N, straight.params_N)
 
 
+def test_from_an_export_a_new_search_begins_around_its_mean(finished_run, tmp_path):
+    old = agent(total=10**6)
+    old.load(finished_run.state)
+    export = Source(tmp_path, old.policy_state())
+    assert "es" not in export.state["artefacts"]["left"]["controller"]
+    settings = {"phases": ["controller"], "continued": True}
+
+    def further(generations: int, sigma0: float = 1e-6) -> WorldModels:
+        controller = {"generations": generations, "sigma0": sigma0}
+        return agent(source=export, total=10**6, controller=controller, **settings)
+
+    near = further(1)
+    run(near)
+    assert near.counters.updates == 1 and (near.params_N != old.params_N).any()
+    np.testing.assert_allclose(near.params_N, old.params_N, atol=1e-4)
+
+    straight, stopped, resumed = (further(4, sigma0=0.1) for _ in range(3))
+    run(straight)
+    while stopped.counters.updates < 2:
+        stopped.step()
+    resumed.load(stopped.state())
+    run(resumed)
+    np.testing.assert_array_equal(resumed.params_N, straight.params_N)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

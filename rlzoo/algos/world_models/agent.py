@@ -299,8 +299,7 @@ class WorldModels:
             executor=self._executor,
         )
         if "controller" in self.artefacts:
-            phase.load(self.artefacts["controller"])
-            phase.env_steps = phase.dream_steps = phase.played = 0  # the source counted its own
+            phase.continue_from(self.artefacts["controller"])
         return phase
 
     # ---------------------------------------------------------------- for the loop

@@ -50,12 +50,23 @@ class CMAESConfig:
 
 
 class CMAES:
-    """Maximises a function of N parameters, from the origin on: `ask`, evaluate, `tell`, again."""
+    """Maximises a function of N parameters: `ask`, evaluate, `tell`, again.
 
-    def __init__(self, num_params: int, config: CMAESConfig, *, seed: int) -> None:
-        self._num_params, self._config = num_params, config
+    It begins around the origin, or around `start_N`.
+    """
+
+    def __init__(
+        self,
+        num_params: int,
+        config: CMAESConfig,
+        *,
+        seed: int,
+        start_N: np.ndarray | None = None,
+    ) -> None:
+        self._config = config
+        self._start_N = np.zeros(num_params) if start_N is None else np.array(start_N, np.float64)
         self._rng = numpy_generator(seed, "cma-es")
-        self._es = _strategy(num_params, config, self._rng)
+        self._es = _strategy(self._start_N, config, self._rng)
 
     @property
     def generation(self) -> int:
@@ -97,7 +108,7 @@ class CMAES:
 
     def load(self, state: State) -> None:
         load_generator(self._rng, state["rng"])
-        self._es = es = _strategy(self._num_params, self._config, self._rng)
+        self._es = es = _strategy(self._start_N, self._config, self._rng)
         for part, owner, _ in self._parts():
             for name, value in state[part].items():
                 if isinstance(value, np.ndarray):
@@ -132,7 +143,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def _strategy(num_params: int, config: CMAESConfig, rng: np.random.Generator) -> Any:
+def _strategy(start_N: np.ndarray, config: CMAESConfig, rng: np.random.Generator) -> Any:
     try:
         import cma
         from cma import sigma_adaptation
@@ -150,4 +161,4 @@ def _strategy(num_params: int, config: CMAESConfig, rng: np.random.Generator) ->
         "conditioncov_alleviate": False,
         "verbose": -9,
     }
-    return cma.CMAEvolutionStrategy(np.zeros(num_params), config.sigma0, options)
+    return cma.CMAEvolutionStrategy(start_N, config.sigma0, options)

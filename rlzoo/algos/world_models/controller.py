@@ -221,6 +221,16 @@ class ControllerPhase:
         self.played, self._evaluation_is_due = state["played"], state["evaluation_is_due"]
         self._under_way = None
 
+    def continue_from(self, state: State) -> None:
+        """Go on with another run's search; of an exported one a new search begins at the mean."""
+        if "es" in state:
+            self.load(state)
+        else:
+            self.load_policy(state)
+            num_params = len(self.mean_N)
+            self.es = CMAES(num_params, self.config, seed=self.seed, start_N=self.mean_N)
+        self.env_steps = self.dream_steps = self.played = 0  # the other run counted its own
+
     def load_policy(self, state: State) -> None:
         """Only the parameters of the policy."""
         self.mean_N, self.best_N = np.array(state["mean"]), np.array(state["best"])
