@@ -142,7 +142,9 @@ class ControllerPhase:
             patience, limit = config.patience_env_steps, config.max_env_steps
         count = min(max(config.workers, 1), len(members_PN))
         parts = (np.array_split(array, count) for array in (members_PN, seed_PE))
-        shares = [Share(*part, patience, limit) for part in zip(*parts, strict=True)]
+        shares = [
+            Share(params, seeds, patience, limit) for params, seeds in zip(*parts, strict=True)
+        ]
         self.executor.start(shares)
 
     def _seeds(self) -> np.ndarray:
