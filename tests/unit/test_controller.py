@@ -236,16 +236,6 @@ def test_rows_that_are_over_are_not_stepped():
     assert worker._envs._envs.steps == outcome.length_PE.sum() == 2 * (3 + 8 + 42)
 
 
-def test_an_episode_ends_at_the_limit_and_keeps_what_it_had():
-    params_PN, seeds = members(2, 8), (0, 5, 39)
-    whole = finished(player(6)(same_for_all(params_PN, seeds)))
-    share = Share(params_PN, np.tile(seeds, (2, 1)), None, max_env_steps=8)
-    short = finished(player(6)(share))
-    assert short.length_PE.tolist() == [[3, 8, 8]] * 2
-    np.testing.assert_allclose(short.return_PE[:, :2], whole.return_PE[:, :2], atol=1e-5)
-    assert (short.return_PE[:, 2] != whole.return_PE[:, 2]).all()
-
-
 def test_members_may_play_other_episodes_than_their_neighbours():
     params_PN = members(2, 8)
     share = Share(params_PN, np.array([[0, 5], [39, 5]]), None)
@@ -360,7 +350,7 @@ class Listening(LocalExecutor):
 
 def test_members_of_a_generation_share_episodes_and_others_come_next():
     executor = Listening()
-    it = phase(executor=executor, workers=2, patience_env_steps=50, max_env_steps=60)
+    it = phase(executor=executor, workers=2, patience_env_steps=50)
     until(it, 3)
     generations, evaluation = executor.shares[:6], executor.shares[6:]
     assert [len(share.params_PN) for share in generations] == [3] * 6
@@ -374,8 +364,7 @@ def test_members_of_a_generation_share_episodes_and_others_come_next():
     np.testing.assert_array_equal(params_PN, np.tile(it.mean_N, (4, 1)))
     assert seed_PE.tolist() == [[episode_seed(0, SELECT, 0, k)] for k in range(4)]
     assert len(evaluation) == 2, "workers share it, too"
-    limits = [(share.patience_env_steps, share.max_env_steps) for share in executor.shares]
-    assert limits == [(50, 60)] * 6 + [(None, None)] * 2, "in an evaluation nobody is given up"
+    assert all(share.patience_env_steps is None for share in evaluation), "nobody is given up"
     assert not trained_on & set(seed_PE.flat)
 
 

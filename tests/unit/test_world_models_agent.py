@@ -339,6 +339,7 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
     play = {"policy": "controller", "disturbance_rate": 0.0, "episodes": 3}
     it = agent(tmp_path, source=finished_run, phases=["collect"], collect=play, total=10**6)
     run(it)
+    assert not it.has_policy, "what it plays with is the source's, tested there"
     left = it.artefacts.store("collect").episode(0)
     memory_BM = it.initial_memory(1)
     for frame_HWC, action_A in zip(left["frame"], left["action"], strict=True):

@@ -109,7 +109,9 @@ class WorldModels:
 
     @property
     def has_policy(self) -> bool:
-        """False before the first search of C: there is nothing to evaluate."""
+        """False before the first search of C: there is nothing to evaluate, or another run's C."""
+        if "controller" not in self.config.phases:
+            return False
         return isinstance(self._phase, ControllerPhase) or "controller" in self.artefacts
 
     def initial_memory(self, num_envs: int) -> np.ndarray:

@@ -70,12 +70,6 @@ class ControllerConfig(CMAESConfig):
         "in training, an episode without a reward above 0 for so long is ended (null: never)",
         low=1,
     )
-    max_env_steps: int | None = setting(
-        None,
-        "in training, an episode is ended after so many, so that more members can be played "
-        "(null: the env's own limit)",
-        low=1,
-    )
     evaluate_every_generations: int = setting(
         25, "the mean of the search is played on other seeds this often (the original: 25)", low=1
     )
@@ -135,16 +129,13 @@ class ControllerPhase:
         if self._evaluation_is_due:
             seeds = [episode_seed(self.seed, SELECT, 0, k) for k in range(config.evaluate_episodes)]
             members_PN = np.tile(self.mean_N, (len(seeds), 1))
-            seed_PE, patience, limit = np.array(seeds)[:, None], None, None
+            seed_PE, patience = np.array(seeds)[:, None], None
         else:
             self._params_PN = members_PN = self.es.ask()
-            seed_PE = self._seeds()
-            patience, limit = config.patience_env_steps, config.max_env_steps
+            seed_PE, patience = self._seeds(), config.patience_env_steps
         count = min(max(config.workers, 1), len(members_PN))
         parts = (np.array_split(array, count) for array in (members_PN, seed_PE))
-        shares = [
-            Share(params, seeds, patience, limit) for params, seeds in zip(*parts, strict=True)
-        ]
+        shares = [Share(params, seeds, patience) for params, seeds in zip(*parts, strict=True)]
         self.executor.start(shares)
 
     def _seeds(self) -> np.ndarray:

@@ -127,7 +127,6 @@ class Share:
     params_PN: np.ndarray
     seed_PE: np.ndarray
     patience_env_steps: int | None  # an episode without a reward above 0 for so long is ended
-    max_env_steps: int | None = None  # ... and any after so many
 
 
 class Outcome(NamedTuple):
@@ -161,7 +160,7 @@ class Player:
         self, params_BN: Tensor, seeds: list[int], share: Share
     ) -> Generator[None, None, tuple[np.ndarray, np.ndarray]]:
         """Returns and lengths of episodes, each under the parameters beside it."""
-        envs, patience, limit = self._envs, share.patience_env_steps, share.max_env_steps
+        envs, patience = self._envs, share.patience_env_steps
         return_B, length_B, gained_B = np.zeros((3, len(seeds)))
         action_BA = np.zeros((len(seeds), self._controller.action_size), np.float32)
         with torch.inference_mode():
@@ -182,8 +181,6 @@ class Player:
             gained_B[reward_B > 0] = t
             if patience is not None:
                 envs.alive_B[t - gained_B >= patience] = False
-            if t == limit:
-                envs.alive_B[:] = False
             if t % SLICE_STEPS == 0:
                 yield
         return return_B, length_B
