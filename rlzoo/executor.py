@@ -2,6 +2,7 @@
 
 A worker is made by a function without arguments, where it runs, and does one share at a time:
 `worker(share)` is a generator that yields whenever it may be interrupted, and returns its result.
+Each yield is a sign of life; `str(share)` names a share in an error.
 A result depends on its share alone, so who does a share, and how often it is begun, makes no
 difference to it.
 """
@@ -26,6 +27,7 @@ from rlzoo.types import RlzooError, UsageError
 Worker = Callable[[Any], Generator[None, None, Any]]
 Kind = Literal["process", "ray"]
 POLL_SECONDS = 0.1  # how long `poll` waits for news
+SIGN_SECONDS = 1.0  # a worker gives a sign of life at most this often
 ATTEMPTS = 3  # a share whose worker died so often is taken for the cause
 
 
@@ -55,13 +57,14 @@ def make_executor(
     return ProcessExecutor(make, workers=workers, timeout_seconds=timeout_seconds)
 
 
-def finished(work: Generator[None, None, Any]) -> Any:
-    """The result of a worker's generator, without interruption."""
+def finished(work: Generator[None, None, Any], between: Callable[[], None] = lambda: None) -> Any:
+    """The result of a worker's generator; `between` is called where it may be interrupted."""
     while True:
         try:
             next(work)
         except StopIteration as end:
             return end.value
+        between()
 
 
 class LocalExecutor:
@@ -96,7 +99,7 @@ class _Member:
 
 
 class ProcessExecutor:
-    """Worker processes. One that dies, or takes too long, is replaced and its share done again.
+    """Worker processes. One that dies, or gives no sign of life, is replaced, its share done again.
 
     Workers never outlive this process.
     """
@@ -121,23 +124,27 @@ class ProcessExecutor:
         self._waiting = deque(range(len(shares)))
 
     def poll(self) -> list[Any] | None:
-        for i, member in enumerate(self._members):
+        for member in self._members:
             if member.share is None and self._waiting:
                 self._hand_out(member, self._waiting.popleft())
-            elif member.share is not None and time.monotonic() > member.deadline:
-                self._give_up(i, f"took longer than {self._timeout_seconds:g} seconds")
         pipes = [member.pipe for member in self._members if member.share is not None]
         ready = multiprocessing.connection.wait(pipes, POLL_SECONDS) if pipes else []
         for i, member in enumerate(self._members):
             if member.pipe in ready:
                 self._receive(i)
+            elif member.share is not None and time.monotonic() > member.deadline:
+                self._give_up(i, f"gave no sign of life for {self._timeout_seconds:g} seconds")
         return None if self._left else self._results
 
     def _hand_out(self, member: _Member, share: int) -> None:
-        member.share, member.deadline = share, time.monotonic() + self._timeout_seconds
+        member.share = share
+        self._is_alive(member)
         self._attempts[share] += 1
         with suppress(OSError):  # it is dead; waiting for its answer finds out
             member.pipe.send(self._shares[share])
+
+    def _is_alive(self, member: _Member) -> None:
+        member.deadline = time.monotonic() + self._timeout_seconds
 
     def _receive(self, i: int) -> None:
         member = self._members[i]
@@ -150,6 +157,9 @@ class ProcessExecutor:
         if isinstance(answer, RlzooError):
             self.close()
             raise answer
+        if answer is None:
+            self._is_alive(member)
+            return
         assert member.share is not None
         [self._results[member.share]] = answer
         self._left.discard(member.share)
@@ -161,7 +171,7 @@ class ProcessExecutor:
         assert share is not None
         if self._attempts[share] == ATTEMPTS:
             self.close()
-            raise RlzooError(f"share {share}: its worker {what}, {ATTEMPTS} times in a row")
+            raise RlzooError(f"{self._shares[share]}: the worker {what}, {ATTEMPTS} times in a row")
         self._replace(i)
         self._waiting.appendleft(share)
 
@@ -209,11 +219,20 @@ def _work(pipe: Connection) -> None:
             return
         [worker] = made
         while True:
-            pipe.send(_answer(_do, worker, pipe.recv()))
+            pipe.send(_answer(_do, worker, pipe.recv(), pipe))
 
 
-def _do(worker: Worker, share: Any) -> Any:
-    return finished(worker(share))
+def _do(worker: Worker, share: Any, pipe: Connection) -> Any:
+    """What the worker makes of the share; a None goes ahead of it now and then."""
+    last = time.monotonic()
+
+    def sign() -> None:
+        nonlocal last
+        if time.monotonic() - last > SIGN_SECONDS:
+            pipe.send(None)
+            last = time.monotonic()
+
+    return finished(worker(share), sign)
 
 
 def _answer(function: Callable[..., Any], *arguments: Any) -> list[Any] | RlzooError:
@@ -241,7 +260,10 @@ def require_ray() -> Any:
 
 
 class RayExecutor:
-    """Workers as Ray actors; Ray restarts one that dies, and does its share again."""
+    """Workers as Ray actors; Ray restarts one that dies, and does its share again.
+
+    Time-outs are Ray's own; a batch that is dropped is still worked through first.
+    """
 
     def __init__(self, make: Callable[[], Worker], *, workers: int) -> None:
         self._ray = ray = require_ray()
@@ -257,7 +279,13 @@ class RayExecutor:
         done, _ = self._ray.wait(
             self._futures, num_returns=len(self._futures), timeout=POLL_SECONDS
         )
-        return self._ray.get(self._futures) if len(done) == len(self._futures) else None
+        if len(done) < len(self._futures):
+            return None
+        answers = self._ray.get(self._futures)
+        for answer in answers:
+            if isinstance(answer, RlzooError):
+                raise answer
+        return [result for [result] in answers]
 
     def close(self) -> None:
         for actor in self._actors:
@@ -269,5 +297,5 @@ class _RayWorker:
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._worker = make()
 
-    def do(self, share: Any) -> Any:
-        return _do(self._worker, share)
+    def do(self, share: Any) -> list[Any] | RlzooError:
+        return _answer(finished, self._worker(share))

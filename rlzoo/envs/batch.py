@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
 
+from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import Env
 from rlzoo.envs.sync import check_action_form, empty_step
-from rlzoo.types import EnvError, Step
+from rlzoo.types import EnvError, NonFiniteError, RlzooError, Step
 
 
 class EpisodeBatch(Protocol):
@@ -34,51 +36,91 @@ class EpisodeBatch(Protocol):
 
 
 class GymEpisodes:
-    """An EpisodeBatch of gymnasium envs in this process; `make` gives one env."""
+    """An EpisodeBatch of gymnasium envs in this process; `make` gives one env.
 
-    def __init__(self, make: Callable[[], Env]) -> None:
-        self._make = make
+    Whatever an env does wrong is an EnvError or a NonFiniteError that names member, seed and step.
+    """
+
+    def __init__(
+        self, make: Callable[[], Env], *, first_member: int = 0, out: Step | None = None
+    ) -> None:
+        """`out`: write the steps there (shared memory); `first_member`: what errors count from."""
+        self._make, self._first_member, self._out = make, first_member, out
         self._envs = [make()]
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
-        self.reset([0])
+        self._obs_check = SpaceCheck(self.observation_space, action=False)
+        self._action_check = SpaceCheck(self.action_space, action=True)
+        self.num_envs = 0  # until the first reset
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
         self.num_envs, self._seeds, self._length = len(seeds), list(seeds), 0
         self.alive_B = np.ones(self.num_envs, dtype=bool)
-        self._step = empty_step(self.observation_space, self.num_envs)
+        out = self._out or empty_step(self.observation_space, self.num_envs)
+        self._step = Step(*(array_B[: self.num_envs] for array_B in out))
         for i, seed in enumerate(seeds):
             try:
-                self._step.next_obs_B[i], _ = self._envs[i].reset(seed=seed)
+                obs, _ = self._envs[i].reset(seed=seed)
             except Exception as error:
-                where = f"member {i} (seed {seed}), reset"
-                raise EnvError(f"{where}: {type(error).__name__}: {error}") from error
+                raise self._error(i, f"{type(error).__name__}: {error}") from error
+            self._see(i, obs)
+            for values_B in self._step[1:]:
+                values_B[i] = 0
         return self._step.next_obs_B
 
     def step(self, action_B: np.ndarray) -> Step:
         check_action_form(action_B, self.action_space, self.num_envs)
         self._length += 1
-        obs_B, reward_B, terminated_B, truncated_B = at_rest(self._step)
-        for i in np.flatnonzero(self.alive_B):
+        _, reward_B, terminated_B, truncated_B = at_rest(self._step, ~self.alive_B)
+        for i in np.flatnonzero(self.alive_B).tolist():
+            action = self._checked(i, "action", self._action_check, action_B[i])
             try:
-                obs_B[i], reward_B[i], terminated_B[i], truncated_B[i], _ = self._envs[i].step(
-                    action_B[i]
-                )
+                obs, reward, terminated, truncated, _ = self._envs[i].step(action)
+                reward = float(reward)
             except Exception as error:
-                where = f"member {i} (seed {self._seeds[i]}), step {self._length}"
-                raise EnvError(f"{where}: {type(error).__name__}: {error}") from error
+                raise self._error(i, f"{type(error).__name__}: {error}") from error
+            self._see(i, obs)
+            if not isfinite(reward):
+                raise self._error(
+                    i, f"reward: got {reward}, expected a finite number", NonFiniteError
+                )
+            terminated_B[i], truncated_B[i] = terminated, truncated
+            reward_B[i] = reward  # last: see process_batch.py, which takes it as the sign of life
         self.alive_B &= ~(terminated_B | truncated_B)
         return self._step
+
+    def _see(self, i: int, obs: Any) -> None:
+        self._step.next_obs_B[i] = self._checked(i, "observation", self._obs_check, obs)
+
+    def _checked(self, i: int, what: str, check: SpaceCheck, value: Any) -> Any:
+        """The value in its space's own type."""
+        try:
+            value = check.coerced(value)
+        except ValueError as error:
+            raise self._error(i, f"{what}: {error}") from error
+        if not check.values(value):
+            kind = EnvError if np.isfinite(value).all() else NonFiniteError
+            raise self._error(i, f"{what}: {check.fault(value)}", kind)
+        return value
+
+    def _error(self, i: int, what: str, kind: type[RlzooError] = EnvError) -> RlzooError:
+        where = member(self._first_member + i, self._seeds[i], self._length)
+        return kind(f"{where}: {' '.join(what.split())}")
 
     def close(self) -> None:
         for env in self._envs:
             env.close()
 
 
-def at_rest(step: Step) -> Step:
-    """The step with no rewards and no ends, and the observations as they were."""
+def member(index: int, seed: int, step: int) -> str:
+    """Where something happened, in words."""
+    return f"member {index} (seed {seed}), step {step}"
+
+
+def at_rest(step: Step, resting_B: np.ndarray) -> Step:
+    """The step with no rewards and no ends of those who rest; observations stay."""
     for values_B in step[1:]:
-        values_B.fill(0)
+        values_B[resting_B] = 0
     return step

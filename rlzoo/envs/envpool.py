@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.envs.batch import at_rest
+from rlzoo.envs.batch import at_rest, member
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import RestoreClass, place, same_bits
 from rlzoo.envs.sync import check_action_form, check_count, empty_step
@@ -248,7 +248,7 @@ class EnvPoolEpisodes:
     def reset(self, seeds: Seeds) -> np.ndarray:
         self._pool = None  # the threads of the old ones end first
         self._pool = self._make(seeds)
-        self.num_envs = len(seeds)
+        self.num_envs, self._seeds, self._length = len(seeds), list(seeds), 0
         self.alive_B = np.ones(self.num_envs, dtype=bool)
         self._step = empty_step(self._pool.observation_space, self.num_envs)
         self._step.next_obs_B[...], _ = self._pool.reset()
@@ -256,12 +256,19 @@ class EnvPoolEpisodes:
 
     def step(self, action_B: np.ndarray) -> Step:
         check_action_form(action_B, self.action_space, self.num_envs)
-        step = at_rest(self._step)
+        step = at_rest(self._step, ~self.alive_B)
         alive = np.flatnonzero(self.alive_B)
+        self._length += 1
         if len(alive):
             outcome = self._pool.step(action_B[alive], alive)
             for values_B, values in zip(step, outcome[:4], strict=True):
                 values_B[alive] = values
+            if not np.isfinite(step.reward_B).all():
+                i = int((~np.isfinite(step.reward_B)).argmax())
+                raise NonFiniteError(
+                    f"{member(i, self._seeds[i], self._length)}: reward: got {step.reward_B[i]}, "
+                    "expected a finite number"
+                )
         self.alive_B &= ~(step.terminated_B | step.truncated_B)
         return step
 

@@ -16,6 +16,7 @@ from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.process import ProcessVectorEnv
+from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.envs.wrappers import with_array_observations, with_time_feature
@@ -164,10 +165,13 @@ def pool_maker(config: EnvConfig) -> Callable[[Sequence[int]], Any]:
 
 
 def make_episode_batch(config: EnvConfig) -> EpisodeBatch:
-    """Envs that play one episode each (`rlzoo.envs.batch`): EnvPool's, or in this process."""
+    """Envs that play one episode each (`rlzoo.envs.batch`), with the configured backend."""
     if config.backend == "envpool":
         return EnvPoolEpisodes(pool_maker(config))
-    return GymEpisodes(partial(make_env, config, spec=find_spec(config.id)))
+    make = partial(make_env, config, spec=find_spec(config.id))
+    if config.backend == "process":
+        return ProcessEpisodes(make, workers=config.workers, timeout_seconds=config.timeout_seconds)
+    return GymEpisodes(make)
 
 
 def restore_class(config: EnvConfig, seed: int) -> RestoreClass:

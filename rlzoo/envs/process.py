@@ -1,8 +1,8 @@
 """B envs in worker processes.
 
-Each worker steps a slice of the envs as a SyncVectorEnv that writes into shared memory; pipes
-carry only commands, answers and errors. Workers never outlive the process that made them: they
-leave when their pipe closes, and a thread in each ends even a stuck one when the parent is gone.
+Each worker steps a slice of the envs into shared memory; pipes carry only commands, answers and
+errors. Workers never outlive the process that made them: they leave when their pipe closes, and a
+thread in each ends even a stuck one when the parent is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -63,11 +64,79 @@ class SharedMemory:
         return Shared(action_B, obs_B, Step(*step))
 
 
+Serve = Callable[[str, Any], Any]  # obeys a command, with its argument
+
+
 @dataclass
 class Worker:
     process: SpawnProcess
     pipe: Connection
     envs: slice
+
+
+class Crew:
+    """Worker processes, each with a slice of the envs; none is left once one of them failed.
+
+    `make_serve(envs, shared)` is called in each: from its slice, and the slice of what is `shared`,
+    to what obeys its commands. `suspect` names the env that a silent worker is busy with.
+    """
+
+    def __init__(
+        self,
+        make_serve: Callable[[slice, Shared], Serve],
+        spaces: Env,
+        *,
+        num_envs: int,
+        workers: int,
+        suspect: Callable[[slice], str],
+    ) -> None:
+        step = empty_step(spaces.observation_space, num_envs)
+        action_space = spaces.action_space
+        action_B = np.zeros((num_envs, *(action_space.shape or ())), action_space.dtype)
+        memory = SharedMemory([action_B, step.next_obs_B, *step])
+        self.shared = memory.arrays()
+        self.workers: list[Worker] = []
+        self._suspect = suspect
+        # Runs at close(), when this object is collected, or when the interpreter exits.
+        self.close = Finalize(self, _stop, (self.workers,), exitpriority=1)
+        count = min(workers or os.cpu_count() or 1, num_envs)
+        with signals_held_back():
+            for w in range(count):
+                envs = slice(num_envs * w // count, num_envs * (w + 1) // count)
+                self.workers.append(_start(envs, memory, make_serve))
+        self.answers(LONG_SECONDS)
+
+    def ask(self, command: str, arguments: Sequence[Any] = ()) -> None:
+        """Of all workers; `arguments` has one for each."""
+        if not self.workers:
+            raise EnvError("env workers: already closed")
+        for w, worker in enumerate(self.workers):
+            with suppress(OSError):  # it is dead; waiting for its answer finds out
+                worker.pipe.send((command, arguments[w] if arguments else None))
+
+    def answers(self, seconds: float) -> list[Any]:
+        """One for each worker; EnvError after so many seconds, or whatever a worker raised."""
+        deadline = time.monotonic() + seconds
+        return [self._answer(worker, deadline, seconds) for worker in self.workers]
+
+    def _answer(self, worker: Worker, deadline: float, seconds: float) -> Any:
+        try:
+            if worker.pipe.poll(max(0.0, deadline - time.monotonic())):
+                answer = worker.pipe.recv()
+            else:
+                where = self._suspect(worker.envs)
+                answer = EnvError(f"{where}: no answer within {seconds:g} seconds")
+        except (EOFError, OSError):
+            worker.process.join(LEAVE_SECONDS)
+            code = worker.process.exitcode
+            where = self._suspect(worker.envs)
+            answer = EnvError(f"{where}: the worker process died (exit code {code})")
+        if isinstance(answer, RlzooError):
+            for each in self.workers:
+                each.process.kill()
+            self.close()
+            raise answer
+        return answer
 
 
 class ProcessVectorEnv:
@@ -92,38 +161,30 @@ class ProcessVectorEnv:
         self.resume_exact = True
         self._run_seed, self._purpose = run_seed, purpose
         self._timeout_seconds = timeout_seconds
+        # Where each env stands, to be able to say so when its worker no longer can.
+        self._episode_B = np.zeros(num_envs, dtype=np.int64)
+        self._length_B = np.zeros(num_envs, dtype=np.int64)
         template = make()
         self.observation_space = template.observation_space
         self.action_space = template.action_space
         template.close()
-
-        step = empty_step(self.observation_space, num_envs)
-        action_B = np.zeros((num_envs, *(self.action_space.shape or ())), self.action_space.dtype)
-        memory = SharedMemory([action_B, step.next_obs_B, *step])
-        self._shared = memory.arrays()
-        # Where each env stands, to be able to say so when its worker no longer can.
-        self._episode_B = np.zeros(num_envs, dtype=np.int64)
-        self._length_B = np.zeros(num_envs, dtype=np.int64)
-
-        self._workers: list[Worker] = []
-        # Runs at close(), when this object is collected, or when the interpreter exits.
-        self._stop = Finalize(self, _stop, (self._workers,), exitpriority=1)
         members = {"run_seed": run_seed, "purpose": purpose, "restore": restore}
-        count = min(workers or os.cpu_count() or 1, num_envs)
-        with signals_held_back():
-            for w in range(count):
-                envs = slice(num_envs * w // count, num_envs * (w + 1) // count)
-                self._workers.append(_start(envs, memory, make, members))
-        self._answers(LONG_SECONDS)
-        self.obs_B = self._shared.obs_B.copy()
+        self._crew = Crew(
+            partial(_VectorServer, make, members),
+            template,
+            num_envs=num_envs,
+            workers=workers,
+            suspect=self._suspect,
+        )
+        self.obs_B = self._crew.shared.obs_B.copy()
 
     def step(self, action_B: np.ndarray) -> Step:
         check_action_form(action_B, self.action_space, self.num_envs)
-        shared, step = self._shared, self._shared.step
+        shared, step = self._crew.shared, self._crew.shared.step
         np.copyto(shared.action_B, action_B, casting="same_kind")
         step.reward_B.fill(np.nan)  # an env that has stepped writes a number here: see _suspect
-        self._ask("step")
-        self._answers(self._timeout_seconds)
+        self._crew.ask("step")
+        self._crew.answers(self._timeout_seconds)
         self._length_B += 1
         ended_B = step.terminated_B | step.truncated_B
         self._episode_B += ended_B
@@ -132,79 +193,46 @@ class ProcessVectorEnv:
         return step
 
     def state(self) -> State:
-        self._ask("state")
-        states = [s for part in self._answers(LONG_SECONDS) for s in part.values()]
+        self._crew.ask("state")
+        states = [s for part in self._crew.answers(LONG_SECONDS) for s in part.values()]
         return {str(i): state for i, state in enumerate(states)}
 
     def load(self, state: State) -> None:
         check_count(state, self.num_envs)
         states = [state[str(i)] for i in range(self.num_envs)]
-        self._ask(
-            "load", [{str(i): s for i, s in enumerate(states[w.envs])} for w in self._workers]
-        )
-        answers = self._answers(LONG_SECONDS)
+        parts = [states[worker.envs] for worker in self._crew.workers]
+        self._crew.ask("load", [{str(i): s for i, s in enumerate(part)} for part in parts])
+        answers = self._crew.answers(LONG_SECONDS)
         self.resume_exact = all(exact for exact, _ in answers)
         self._length_B[:] = [length for _, lengths in answers for length in lengths]
         self._episode_B[:] = [int(s["episode"]) for s in states]
-        self.obs_B = self._shared.obs_B.copy()
+        self.obs_B = self._crew.shared.obs_B.copy()
 
-    def close(self) -> None:
-        """End the workers; a second call does nothing."""
-        self._stop()
-
-    # Talking to the workers ----------------------------------------------------------------------
-
-    def _ask(self, command: str, arguments: Sequence[Any] = ()) -> None:
-        if not self._workers:
-            raise EnvError("env workers: already closed")
-        for w, worker in enumerate(self._workers):
-            with suppress(OSError):  # it is dead; waiting for its answer finds out
-                worker.pipe.send((command, arguments[w] if arguments else None))
-
-    def _answers(self, seconds: float) -> list[Any]:
-        deadline = time.monotonic() + seconds
-        return [self._answer(worker, deadline, seconds) for worker in self._workers]
-
-    def _answer(self, worker: Worker, deadline: float, seconds: float) -> Any:
-        try:
-            if worker.pipe.poll(max(0.0, deadline - time.monotonic())):
-                answer = worker.pipe.recv()
-            else:
-                answer = EnvError(f"{self._suspect(worker)}: no answer within {seconds:g} seconds")
-        except (EOFError, OSError):
-            worker.process.join(LEAVE_SECONDS)
-            code = worker.process.exitcode
-            answer = EnvError(
-                f"{self._suspect(worker)}: the worker process died (exit code {code})"
-            )
-        if isinstance(answer, RlzooError):
-            for each in self._workers:
-                each.process.kill()
-            self.close()
-            raise answer
-        return answer
-
-    def _suspect(self, worker: Worker) -> str:
+    def _suspect(self, envs: slice) -> str:
         """Which env a silent worker was busy with: the first that has not written its reward.
 
         If all have, one whose episode ended was being reset.
         """
-        step = self._shared.step
-        busy_B = np.isnan(step.reward_B[worker.envs])
+        step = self._crew.shared.step
+        busy_B = np.isnan(step.reward_B[envs])
         if not busy_B.any():
-            busy_B = (step.terminated_B | step.truncated_B)[worker.envs]
-        i = worker.envs.start + int(busy_B.argmax())
+            busy_B = (step.terminated_B | step.truncated_B)[envs]
+        i = envs.start + int(busy_B.argmax())
         episode = int(self._episode_B[i])
         seed = episode_seed(self._run_seed, self._purpose, i, episode)
         return place(i, episode, seed, int(self._length_B[i]) + 1)
 
+    def close(self) -> None:
+        """End the workers; a second call does nothing."""
+        self._crew.close()
+
 
 def _start(
-    envs: slice, memory: SharedMemory, make: Callable[[], Env], members: dict[str, Any]
+    envs: slice, memory: SharedMemory, make_serve: Callable[[slice, Shared], Serve]
 ) -> Worker:
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(
-        target=_work, args=(there, envs, memory, make, members), name="rlzoo-env", daemon=True
+        target=_work, args=(there, envs, memory, make_serve), name="rlzoo-env", daemon=True
     )
     process.start()
     there.close()  # so that the worker's death closes the pipe
@@ -248,37 +276,47 @@ def _work(
     pipe: Connection,
     envs: slice,
     memory: SharedMemory,
-    make: Callable[[], Env],
-    members: dict[str, Any],
+    make_serve: Callable[[slice, Shared], Serve],
 ) -> None:
-    """Step a slice of the envs until the pipe closes. The first error is the last answer."""
+    """Obey until the pipe closes. The first error is the last answer."""
     end_with_parent()
-    shared = memory.arrays().part(envs)
     with suppress(EOFError, OSError):  # the parent has closed the pipe
         try:
-            vector = SyncVectorEnv(
-                [EpisodeEnv(make, env_index=i, **members) for i in range(envs.start, envs.stop)],
-                out=shared.step,
-            )
+            serve = make_serve(envs, memory.arrays().part(envs))
             answer: Any = None
             while True:
-                shared.obs_B[...] = vector.obs_B
                 pipe.send(answer)
-                answer = _obey(vector, shared, *pipe.recv())
+                answer = serve(*pipe.recv())
         except RlzooError as error:
             error.add_note("".join(traceback.format_exception(error)))
             pipe.send(error)
 
 
-def _obey(vector: SyncVectorEnv, shared: Shared, command: str, argument: Any) -> Any:
-    if command == "step":
-        vector.step(shared.action_B)
+class _VectorServer:
+    """Steps a slice of a ProcessVectorEnv."""
+
+    def __init__(
+        self, make: Callable[[], Env], members: dict[str, Any], envs: slice, shared: Shared
+    ) -> None:
+        indices = range(envs.start, envs.stop)
+        self._shared = shared
+        self._vector = SyncVectorEnv(
+            [EpisodeEnv(make, env_index=i, **members) for i in indices], out=shared.step
+        )
+        shared.obs_B[...] = self._vector.obs_B
+
+    def __call__(self, command: str, argument: Any) -> Any:
+        vector = self._vector
+        if command == "state":
+            return vector.state()
+        if command == "step":
+            vector.step(self._shared.action_B)
+        else:
+            vector.load(argument)
+        self._shared.obs_B[...] = vector.obs_B
+        if command == "load":
+            return vector.resume_exact, [env.length for env in vector.members]
         return None
-    if command == "state":
-        return vector.state()
-    assert command == "load"
-    vector.load(argument)
-    return vector.resume_exact, [member.length for member in vector.members]
 
 
 def end_with_parent() -> None:

@@ -200,7 +200,7 @@ def alive(pid: int) -> bool:
 
 
 def pids(vector: ProcessVectorEnv) -> list[int]:
-    return [int(worker.process.pid or 0) for worker in vector._workers]
+    return [int(worker.process.pid or 0) for worker in vector._crew.workers]
 
 
 def assert_gone(workers: list[int], seconds: float = 10.0) -> None:

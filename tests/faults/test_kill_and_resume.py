@@ -93,3 +93,48 @@ def test_a_checkpoint_that_a_kill_left_half_replaced_is_gone_on_from(tmp_path):
     (run / "result.json").unlink()
     again = Command(tmp_path, f"resume={run}", "total_env_steps=512")
     assert again.wait() == 0, again.output()
+
+
+# World Models: once in each phase -----------------------------------------------------------------
+
+WORLD = [
+    *[
+        "algo=world_models",
+        "env=gym",
+        "env.id=small_lamp:Lamp-v0",
+        "debug=tiny",
+        "env.restore=replay",
+    ],
+    *[
+        "total_env_steps=99999",
+        "logger=jsonl",
+        "eval.every_env_steps=99999",
+        "eval.test_episodes=2",
+    ],
+    *["log_every_env_steps=1", "save_every_env_steps=100", "save_every_seconds=1"],
+    *["algo.collect.episodes=60", "algo.vision.epochs=2", "algo.vision.block_updates=1"],
+    *["algo.memory.epochs=20", "algo.memory.block_updates=1", "algo.controller.generations=25"],
+    "algo.controller.evaluate_every_generations=10",
+]
+STOPS = [  # a metric of a phase, what hits the run within it, and how it ends
+    ("rollout/return_mean", signal.SIGKILL, -signal.SIGKILL),
+    ("train/vae_loss", signal.SIGKILL, -signal.SIGKILL),
+    ("train/rnn_loss", signal.SIGKILL, -signal.SIGKILL),
+    ("train/generations", signal.SIGKILL, -signal.SIGKILL),
+    ("train/generations", signal.SIGTERM, 143),
+]
+
+
+def test_world_models_stopped_in_each_phase_equals_a_straight_run(tmp_path):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    command = Command(tmp_path, *WORLD, f"run_dir={straight}")
+    assert command.wait(120) == 0, command.output()
+    command = Command(tmp_path, *WORLD, f"run_dir={run}")
+    for mark, number, code in STOPS:
+        seen = sum(mark in row for row in metrics(run))
+        command.until(lambda mark=mark, seen=seen: sum(mark in r for r in metrics(run)) > seen + 2)
+        command.send(number)
+        assert command.wait() == code
+        command = Command(tmp_path, f"resume={run}")
+    assert command.wait(120) == 0, command.output()
+    assert outcome(run) == outcome(straight)

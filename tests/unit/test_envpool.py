@@ -19,6 +19,7 @@ import rlzoo
 from rlzoo.envs.batch import GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.make import EnvConfig, make_episode_batch, make_vector
+from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.seeding import SELECT, TRAIN, episode_seed
 from rlzoo.settings import read
 from rlzoo.types import DataError, EnvError, NonFiniteError, UsageError
@@ -260,8 +261,9 @@ class Counting(gymnasium.Env):
         return np.array([self.steps]), self.steps, over and even, over and not even, {}
 
 
-def test_each_member_plays_one_episode_and_rests() -> None:
-    batch = GymEpisodes(Counting)
+@pytest.mark.parametrize("kind", [GymEpisodes, partial(ProcessEpisodes, workers=3)])
+def test_each_member_plays_one_episode_and_rests(kind) -> None:
+    batch = kind(Counting)
     lengths = np.array([2, 3, 5, 4])
     for seeds in (lengths, lengths[:2]):
         assert batch.reset(seeds.tolist()).tolist() == [[0]] * len(seeds) and batch.alive_B.all()
@@ -275,6 +277,7 @@ def test_each_member_plays_one_episode_and_rests() -> None:
             assert step.terminated_B.tolist() == (plays & (t == seeds) & (seeds % 2 == 0)).tolist()
             assert step.truncated_B.tolist() == (plays & (t == seeds) & (seeds % 2 == 1)).tolist()
             assert batch.alive_B.tolist() == ((t < seeds) & ~stopped).tolist()
+    batch.close()
 
 
 def test_a_member_that_fails_is_named() -> None:
@@ -290,7 +293,7 @@ def test_a_member_that_fails_is_named() -> None:
 def test_a_member_that_cannot_begin_is_named(monkeypatch) -> None:
     batch = GymEpisodes(Counting)
     monkeypatch.setattr(Counting, "reset", lambda self, seed: 1 // 0)
-    with pytest.raises(EnvError, match=r"^member 0 \(seed 3\), reset: ZeroDivisionError"):
+    with pytest.raises(EnvError, match=r"^member 0 \(seed 3\), step 0: ZeroDivisionError"):
         batch.reset([3, 1])
 
 
@@ -329,6 +332,10 @@ def test_the_same_track_for_a_whole_population() -> None:
     assert (batch.reset([12] * 4) != first_B).any()
     gym = make_episode_batch(EnvConfig(id="CartPole-v1"))
     assert isinstance(gym, GymEpisodes)
+    apart = make_episode_batch(EnvConfig(id="CartPole-v1", backend="process", workers=2))
+    assert isinstance(apart, ProcessEpisodes)
+    assert (apart.reset([11, 12, 13]) == gym.reset([11, 12, 13])).all()
+    apart.close()
     assert (gym.reset([11] * 2)[0] == gym.reset([11])[0]).all()
 
 

@@ -108,7 +108,7 @@ def test_the_share_of_a_lost_worker_is_done_again(what, tmp_path):
 
 def test_a_share_that_kills_every_worker_is_named(tmp_path):
     executor = processes(partial(troublemaker, tmp_path, "die", True), workers=1)
-    with pytest.raises(RlzooError, match=r"share 2: its worker died \(exit code -9\), 3 times"):
+    with pytest.raises(RlzooError, match=r"^2: the worker died \(exit code -9\), 3 times"):
         run(executor, [0, 1, 2, 3])
     assert attempts(tmp_path) == module.ATTEMPTS
 
@@ -254,3 +254,57 @@ def test_without_ray_one_line_says_so(monkeypatch):
 def test_no_workers_is_this_process():
     executor = make_executor(squarer, workers=0, timeout_seconds=60)
     assert isinstance(executor, LocalExecutor)
+
+
+# Signs of life ------------------------------------------------------------------------------------
+
+
+def slowly(share: int) -> Generator[None, None, int]:
+    """Tenths of a second of work, in as many slices."""
+    for _ in range(share):
+        time.sleep(0.1)
+        yield
+    return share
+
+
+def slow_worker() -> module.Worker:
+    return slowly
+
+
+def test_a_worker_that_gives_signs_of_life_is_waited_for():
+    executor = processes(slow_worker, workers=1, timeout_seconds=2.5)
+    try:
+        assert run(executor, [1]) == [1]  # by now it has started up
+        assert run(executor, [35]) == [35]
+        assert executor._attempts == [1]
+    finally:
+        executor.close()
+
+
+def test_what_arrived_in_time_counts_however_late_it_is_read():
+    executor = processes(slow_worker, workers=1, timeout_seconds=2)
+    try:
+        run(executor, [1])
+        executor.start([5])
+        assert executor.poll() is None
+        time.sleep(3)  # this process was busy with something else: saving, an evaluation
+        assert executor.poll() == [5]
+        assert executor._attempts == [1]
+    finally:
+        executor.close()
+
+
+def stuck_worker() -> module.Worker:
+    def hang(share: str) -> Generator[None, None, None]:
+        yield
+        time.sleep(60)
+
+    return hang
+
+
+def test_a_share_that_hangs_every_worker_is_named():
+    executor = processes(stuck_worker, workers=1, timeout_seconds=1)
+    with pytest.raises(
+        RlzooError, match=r"^members 0 to 3: the worker gave no sign of life for 1 sec.*3 times"
+    ):
+        run(executor, ["members 0 to 3"])

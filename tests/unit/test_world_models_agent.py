@@ -331,6 +331,8 @@ def test_of_a_source_only_what_is_borrowed_stands_in(finished_run):
     assert set(only_v.artefacts.state()["left"]) == {"collect", "vision"}
     assert not torch.equal(only_v.vae.mu.weight, new.vae.mu.weight)
     assert torch.equal(only_v.rnn.head.weight, new.rnn.head.weight)
+    with pytest.raises(UsageError, match="borrowed: got 'encode' without 'vision', with which it"):
+        settings(borrowed=["collect", "encode"])
     with pytest.raises(UsageError, match=r"borrowed: got \['vision'\], expected 'collect' among"):
         agent(source=finished_run, phases=["vision"], borrowed=["vision"])
 
@@ -346,6 +348,14 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
         own_BA, memory_BM = it.act_with_memory(frame_HWC[None].copy(), memory_BM, explore=False)
         np.testing.assert_allclose(own_BA[0], action_A, atol=1e-6)
     assert set(it.artefacts.state()["left"]) >= {"collect", "vision", "memory", "controller"}
+    # The paper's turn: C drives in its own M, and that learns on from what is seen.
+    plan = ["collect", "encode", "memory"]
+    turn = agent(tmp_path / "turn", source=finished_run, phases=plan, collect=play, continued=True)
+    turn.step()
+    np.testing.assert_array_equal(turn.params_N, it.params_N)
+    assert torch.equal(turn.rnn.head.weight, it.rnn.head.weight)
+    with pytest.raises(UsageError, match=r"V or M is made anew, C is gone: algo\.continued=true"):
+        agent(tmp_path / "anew", source=finished_run, phases=plan, collect=play).step()
     nobody = Source(tmp_path, agent(phases=["collect"]).state())
     with pytest.raises(UsageError, match="policy=controller: needs what the phase 'controller'"):
         run(agent(source=nobody, phases=["collect"], collect=play))

@@ -218,9 +218,21 @@ def test_a_run_without_a_controller_is_not_tested(runs, tmp_path, capsys):
     assert json.loads((runs / "wm" / "result.json").read_text())["test"]["last"]
 
 
-def test_processes_are_asked_for_where_they_are_used(tmp_path, capsys):
-    assert main([*TINY, "env.backend=process", f"run_dir={tmp_path}/run"]) == 64
-    assert "algo.controller.workers=2" in capsys.readouterr().err.splitlines()[-1]
+def test_collection_over_processes_is_the_same(tmp_path):
+    words = [*TINY, "algo.phases=[collect]", "env.num_envs=3"]
+    assert main([*words, f"run_dir={tmp_path}/here"]) == 0
+    assert main([*words, "env.backend=process", "env.workers=2", f"run_dir={tmp_path}/apart"]) == 0
+    here, apart = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "frames").iterdir()}
+        for name in ("here", "apart")
+    )
+    assert here == apart and len(here) > 2
+
+
+@pytest.mark.parametrize("more", ["algo.controller.workers=2", "algo.controller.executor=ray"])
+def test_workers_do_not_have_workers(tmp_path, capsys, more):
+    assert main([*TINY, "env.backend=process", more, f"run_dir={tmp_path}/run"]) == 64
+    assert "algo.controller.workers=0" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

@@ -85,12 +85,13 @@ class WorldModels:
     @staticmethod
     def check(run: Any) -> None:
         """UsageError for what the phases would ignore, or ask for hours later."""
-        if run.env.backend == "process":
+        search = run.algo.controller
+        if run.env.backend == "process" and (search.workers or search.executor == "ray"):
             raise UsageError(
-                "env.backend=process: got algo=world_models, expected sync or envpool; "
-                "algo.controller.workers=2 shares a generation over processes"
+                "env.backend=process: workers of algo.controller have their envs in themselves, "
+                "expected algo.controller.workers=0, or env.backend=sync"
             )
-        if "controller" in run.algo.phases and run.algo.controller.executor == "ray":
+        if "controller" in run.algo.phases and search.executor == "ray":
             require_ray()
 
     @staticmethod
@@ -224,7 +225,8 @@ class WorldModels:
         envs.num_envs = self.env.num_envs
         config, [action_size] = self.config.collect, self.env.action_space.shape
         if config.policy == "controller":
-            self.artefacts.require("controller", "algo.collect.policy=controller")
+            hint = "where V or M is made anew, C is gone: algo.continued=true, or a run for collect"
+            self.artefacts.require("controller", "algo.collect.policy=controller", hint)
         return CollectPhase(
             config,
             seed=self.setup.seed,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rlzoo.algos.world_models.config import NEEDS, WorldModelsConfig
+from rlzoo.algos.world_models.config import MADE_WITH, NEEDS, WorldModelsConfig
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.data.dream import Beginnings
 from rlzoo.data.frame_store import FrameStore
@@ -29,14 +29,6 @@ from rlzoo.types import DataError, State, UsageError
 STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
 NETWORKS = {"vision": "vae", "memory": "rnn"}
 MAX_BEGINNINGS = 1000
-# phase -> phases without which, made anew, what it left is worth nothing
-MADE_WITH = {
-    "collect": (),
-    "vision": (),
-    "encode": ("collect", "vision"),
-    "memory": ("vision",),
-    "controller": ("vision", "memory"),
-}
 
 
 class Artefacts:
@@ -83,7 +75,7 @@ class Artefacts:
             if phase not in config.borrowed:
                 continue
             is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
-            if not is_stale or (phase in plan and continued):
+            if not is_stale or (continued and (phase in plan or phase == "controller")):
                 path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
                 self._left[phase] = left | path if "path" in left else left
         needed = {NEEDS[phase] for phase in plan if phase in NEEDS} - set(plan)
@@ -107,12 +99,12 @@ class Artefacts:
             except DataError as error:
                 raise DataError(f"algo.{phase}: {error}") from error
 
-    def require(self, phase: str, wanted: str) -> None:
+    def require(self, phase: str, wanted: str, hint: str = "checkpoint=last may have more") -> None:
         """UsageError unless a phase has left what something `wanted` is made of."""
         if phase not in self._left:
             raise UsageError(
-                f"{wanted}: needs what the phase '{phase}' leaves, but finished in this checkpoint "
-                f"are: {', '.join(self._left) or 'none'} (checkpoint=last may have more)"
+                f"{wanted}: needs what the phase '{phase}' leaves, but here are: "
+                f"{', '.join(self._left) or 'none'} ({hint})"
             )
 
     def beginnings(self) -> Beginnings:

@@ -24,6 +24,14 @@ MORE = {
     "memory": "memory.epochs",
     "controller": "controller.generations",
 }
+# phase -> phases without which, made anew, what it left is worth nothing
+MADE_WITH = {
+    "collect": (),
+    "vision": (),
+    "encode": ("collect", "vision"),
+    "memory": ("vision",),
+    "controller": ("vision", "memory"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,12 @@ class WorldModelsConfig:
                     raise UsageError(
                         f"algo.{key}: unknown phase '{name}'.{nearest(name, PHASES)} "
                         f"Known: {', '.join(PHASES)}"
+                    )
+        for name in self.borrowed:
+            for other in MADE_WITH[name]:
+                if other not in self.borrowed:
+                    raise UsageError(
+                        f"algo.borrowed: got '{name}' without '{other}', with which it was made"
                     )
         if not self.phases or list(self.phases) != sorted(set(self.phases), key=PHASES.index):
             raise UsageError(

@@ -82,7 +82,7 @@ class ControllerConfig(CMAESConfig):
     workers: int = setting(0, "processes that share a generation; 0: this one alone", low=0)
     executor: Kind = setting("process", "what workers are: processes here, or actors of Ray")
     timeout_seconds: float = setting(
-        1800.0, "a worker that takes longer than this for its share is replaced", above=0
+        300.0, "a worker that gives no sign of life for so long is replaced", above=0
     )
 
 

@@ -128,6 +128,10 @@ class Share:
     seed_PE: np.ndarray
     patience_env_steps: int | None  # an episode without a reward above 0 for so long is ended
 
+    def __str__(self) -> str:
+        seeds = self.seed_PE.ravel().tolist()
+        return f"{len(seeds)} episodes (seeds {', '.join(map(str, seeds[:3]))}, ...)"
+
 
 class Outcome(NamedTuple):
     return_PE: np.ndarray
