@@ -11,7 +11,7 @@ import torch
 
 from rlzoo.io import checkpoint as checkpoints
 from rlzoo.show import find_checkpoint, flag, load_policy, open_run
-from rlzoo.types import CantCreateError, State, StorageError, UsageError
+from rlzoo.types import CantCreateError, StorageError, UsageError
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
 HALVED_FROM = 1024  # numbers in an array; smaller ones stay as they are
@@ -43,7 +43,11 @@ def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
                 _copy(file, target / file.name)
         policy = algorithm.policy_state()
         step = int(source.name.removesuffix(".old").removeprefix("step_"))
-        _save_policy(target, step, halved(policy) if is_half else policy)
+        folder = target / "checkpoints"
+        kept = {checkpoints.POLICY_ONLY: True, "algorithm": halved(policy) if is_half else policy}
+        checkpoints.save(folder, step, kept)
+        if source == checkpoints.best(directory.checkpoints):
+            checkpoints.mark_best(folder, checkpoints.step_name(step))
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, OSError):
@@ -60,12 +64,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     elif source.exists():
         shutil.copyfile(source, target)
-
-
-def _save_policy(target: Path, step: int, policy: State) -> None:
-    folder = target / "checkpoints"
-    checkpoints.save(folder, step, {checkpoints.POLICY_ONLY: True, "algorithm": policy})
-    checkpoints.mark_best(folder, checkpoints.step_name(step))
 
 
 def halved(state: Any) -> Any:

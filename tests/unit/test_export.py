@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ def test_an_exported_policy_acts_as_the_runs(run: Path, tmp_path: Path, half: st
     assert (to / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     assert (to / "result.json").exists() and list((to / "tb").iterdir())
     assert main(["evaluate", str(to), "episodes=2"]) == 0
+
+
+def test_an_export_says_which_checkpoint_it_has(run: Path, tmp_path: Path, capsys) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    first = min(path.name for path in (other / "checkpoints").glob("step_*"))
+    assert first != max(path.name for path in (other / "checkpoints").glob("step_*"))
+    checkpoint.mark_best(other / "checkpoints", first)
+    for which, said in (("last", "(last)"), ("best", f"{first} (best on the selection seeds)")):
+        assert main(["export", str(other), f"to={tmp_path}/{which}", f"checkpoint={which}"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", f"{tmp_path}/{which}", "episodes=1"]) == 0
+        assert said in capsys.readouterr().err
 
 
 def test_what_only_training_needs_is_left_behind(run: Path, tmp_path: Path) -> None:

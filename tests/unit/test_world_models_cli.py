@@ -15,6 +15,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlzoo import show
+from rlzoo.algos.world_models.memory import MemoryPhase
+from rlzoo.algos.world_models.vision import VisionPhase
 from rlzoo.cli import main
 
 TINY = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "debug=tiny", "total_env_steps=150"]
@@ -242,6 +244,33 @@ def test_a_missing_package_is_told_before_hours_of_work(tmp_path, capsys, monkey
     assert main(words) == 64
     assert "tools/setup.sh ray" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+# Faults ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("phase", "after"), [(VisionPhase, 2), (MemoryPhase, 1)])
+def test_a_nan_in_v_or_m_leaves_the_last_good_checkpoint(
+    runs, tmp_path, monkeypatch, phase, after
+):
+    words = [*TINY, "save_every_env_steps=1", "algo.vision.block_updates=1"]
+    words += ["algo.memory.block_updates=1", "algo.vision.epochs=4", "algo.memory.epochs=4"]
+    kept: dict[Path, bytes] = {}
+    loss, run = phase.loss, tmp_path / "run"
+
+    def fails_later(self, *minibatch):
+        nan = float("nan") if self.updates == after else 1.0
+        if self.updates == after:
+            kept.update((p, p.read_bytes()) for p in run.rglob("step_*/*") if p.is_file())
+        return tuple(nan * part for part in loss(self, *minibatch))
+
+    monkeypatch.setattr(phase, "loss", fails_later)
+    assert main([*words, f"run_dir={run}"]) == 70
+    assert "loss is not finite" in json.loads((run / "diagnostics.json").read_text())["error"]
+    after_it = {path: path.read_bytes() for path in run.rglob("step_*/*") if path.is_file()}
+    assert after_it == kept and kept
+    monkeypatch.setattr(phase, "loss", loss)
+    assert main([f"resume={run}"]) == 0
 
 
 # Resume ------------------------------------------------------------------------------------------

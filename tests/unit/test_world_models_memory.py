@@ -27,7 +27,7 @@ from rlzoo.algos.world_models.memory import (
 )
 from rlzoo.algos.world_models.vision import EncodeConfig, EncodePhase, VisionConfig, make_vae
 from rlzoo.losses.mixture import mixture_nll, split_mixture
-from rlzoo.types import DataError
+from rlzoo.types import DataError, NonFiniteError
 
 
 def sequences(episode_S: list[int], first_S: list[int], length_S: list[int]) -> Sequences:
@@ -69,6 +69,15 @@ def test_a_minibatch_is_padded_and_masked(tmp_path: Path) -> None:
     assert batch.is_step_TB.T.tolist() == [[1.0] * 9, [1.0] * 2 + [0.0] * 7]
     assert batch.has_next_TB.T.tolist() == [[1.0] * 8 + [0.0], [1.0] + [0.0] * 8]
     assert batch.terminated_TB.T.tolist() == [[0.0] * 8 + [1.0], [0.0] * 9]
+
+
+def test_memory_stops_before_nan_reaches_its_parameters(tmp_path: Path) -> None:
+    phase = memory(tmp_path, done_head=True)
+    object.__setattr__(phase.config, "done_weight", math.nan)
+    before = saved(phase)
+    with pytest.raises(NonFiniteError, match=r"^loss is not finite"):
+        phase.step()
+    check_equal(saved(phase), before)
 
 
 def test_parts_of_an_episode_know_what_follows(tmp_path: Path) -> None:
