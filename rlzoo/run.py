@@ -196,8 +196,9 @@ class Run:
         if self.algorithm.counters.phase != self.phase:
             self.phase, self.lines_of_phase = self.algorithm.counters.phase, 0
         self.lines_of_phase += 1
-        # The first line is of the end of the phase before, the second one of this phase.
-        if self.lines_of_phase <= 2 and self.config.logger.tensorboard:
+        # The first line is of the end of the phase before. Then ever more seldom, as a network's
+        # view changes: lines 2, 4, 8, 16, ... of the phase.
+        if self.lines_of_phase.bit_count() == 1 and self.config.logger.tensorboard:
             self._show_pictures(clock)
 
     def save(self, clock: int) -> None:

@@ -51,6 +51,24 @@ def test_it_climbs(covariance, step_size):
     assert es.ask().shape == (12, N)
 
 
+def test_steps_decay_down_to_their_limit():
+    """The first two generations are the same but for sigma, so that is what decays."""
+
+    def sigmas(decay: float, limit: float, generations: int) -> list[float]:
+        config = CMAESConfig(population=12, sigma_decay=decay, sigma_limit=limit, sigma0=0.1)
+        es, seen = CMAES(N, config, seed=3), []
+        for _ in range(generations):
+            learn(es, 1)
+            seen.append(es.sigma)
+        return seen
+
+    [adapted] = sigmas(1.0, 0.01, 1)
+    assert sigmas(0.9, 0.01, 1) == [adapted * 0.9]
+    assert sigmas(0.9, 0.95 * adapted, 1) == [0.95 * adapted]
+    assert sigmas(0.9, 2 * adapted, 1) == [adapted], "no step is made longer"
+    assert 0.01 <= sigmas(0.5, 0.01, 40)[-1] < 0.02 < sigmas(1.0, 0.01, 40)[-1]
+
+
 CONTINUE = """
 import sys
 from pathlib import Path

@@ -84,9 +84,13 @@ def documented(section: str, algorithm: str) -> set[str]:
     return {name for name, _, who, _ in rows if who == "all" or algorithm in who.split(", ")}
 
 
+# Without these an algorithm does not log everything that it can.
+MORE = {"world_models": ["algo.memory.reward_head=true", "algo.memory.done_head=true"]}
+
+
 def run_of(algorithm: str, directory: Path) -> RunDir:
     words = [f"algo={algorithm}", f"env={ALGORITHMS[algorithm]}", "experiment=none", "debug=tiny"]
-    config = with_demonstrations(configuration.compose(words))
+    config = with_demonstrations(configuration.compose(words + MORE.get(algorithm, [])))
     claimed = RunDir.claim_at(directory)
     claimed.write_text("config.yaml", configuration.to_yaml(config))
     assert Run(config, claimed, lambda: False).train() == "finished"

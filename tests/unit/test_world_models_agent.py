@@ -354,6 +354,15 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
     turn.step()
     np.testing.assert_array_equal(turn.params_N, it.params_N)
     assert torch.equal(turn.rnn.head.weight, it.rnn.head.weight)
+    run(turn)
+    old = agent(source=finished_run, phases=["controller"]).artefacts.store("encode")
+    new = turn.artefacts.store("collect")
+    lengths = turn.artefacts.store("encode").length_E.tolist()
+    assert lengths == [*new.length_E.tolist(), *old.length_E.tolist()], "M learns from both"
+    turn.pictures()
+    for other in (["encode", "memory"], ["collect", "vision", "encode", "memory"]):
+        again = agent(tmp_path / "again", source=finished_run, phases=other, continued=True)
+        assert again.artefacts.earlier_latents(again.config) is None
     with pytest.raises(UsageError, match=r"V or M is made anew, C is gone: algo\.continued=true"):
         agent(tmp_path / "anew", source=finished_run, phases=plan, collect=play).step()
     nobody = Source(tmp_path, agent(phases=["collect"]).state())

@@ -140,3 +140,23 @@ def test_latents_of_another_v_are_not_continued(tmp_path: Path) -> None:
     assert fingerprint(phase.vae) != fingerprint(other.vae)
     with pytest.raises(DataError, match=r"latents: vae is '\w{16}', expected '\w{16}'"):
         other.load(saved(phase))
+
+
+def test_earlier_latents_of_the_same_v_come_after_the_new_ones(tmp_path: Path) -> None:
+    finish(encoding(tmp_path, seed=0))
+    old = FrameStore.open(tmp_path / "latents")
+    later = tmp_path / "later"
+    pictures_store(later / "frames", lengths=(2, 6))
+    phase, stopped = (encoding(later, seed=0, earlier=old) for _ in range(2))
+    for _ in range(4):  # stopped between two of the earlier episodes
+        stopped.step()
+    phase.load(saved(stopped))
+    assert phase.progress() == (4, 5)
+    finish(phase)
+    both = FrameStore.open(later / "latents")
+    assert both.length_E.tolist() == [2, 6, 5, 4, 3]
+    assert both.terminated_E.tolist() == [False, True, False, True, False]
+    for index in range(3):
+        check_equal(both.episode(2 + index), old.episode(index))
+    with pytest.raises(DataError, match=r"made with .*, expected .*'vae': "):
+        encoding(tmp_path / "other", seed=1, earlier=old)

@@ -149,12 +149,13 @@ def vision(directory: Path, seed: int = 0, **settings: Any) -> VisionPhase:
     return VisionPhase(config, seed=seed, frames=store)
 
 
-def encoding(directory: Path, seed: int = 0) -> EncodePhase:
+def encoding(directory: Path, seed: int = 0, earlier: FrameStore | None = None) -> EncodePhase:
     frames = directory / "frames"
     store = FrameStore.open(frames) if frames.exists() else pictures_store(frames)
     vae = make_vae(VisionConfig(latent_size=4, precision="float32"), seed=seed)
     config = EncodeConfig(batch_size=2)
-    return EncodePhase(config, frames=store, vae=vae, directory=directory / "latents")
+    latents = directory / "latents"
+    return EncodePhase(config, frames=store, vae=vae, directory=latents, earlier=earlier)
 
 
 def memory(directory: Path, seed: int = 0, **settings: Any) -> MemoryPhase:

@@ -264,6 +264,7 @@ class WorldModels:
             frames=self.artefacts.store("collect"),
             vae=self.vae,
             directory=self._directory / "latents",
+            earlier=self.artefacts.earlier_latents(self.config),
         )
 
     def _memory(self) -> MemoryPhase:

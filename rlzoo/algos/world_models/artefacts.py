@@ -91,6 +91,12 @@ class Artefacts:
         path = self._directory / self._left[phase]["path"]
         return FrameStore.open(Path(os.path.normpath(path)), about=self.about)
 
+    def earlier_latents(self, config: WorldModelsConfig) -> FrameStore | None:
+        """Those of the source, where the same V will look at new frames and M learns on."""
+        plan = config.phases
+        adds = config.continued and {"collect", "encode"} <= set(plan) and "vision" not in plan
+        return self.store("encode") if adds and "encode" in self._left else None
+
     def load_network(self, phase: str, network: nn.Module) -> None:
         """Put V's or M's parameters in place, if there are any; DataError for other sizes."""
         if phase in self._left:

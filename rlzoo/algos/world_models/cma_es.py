@@ -47,6 +47,14 @@ class CMAESConfig:
         "choice is tpa from 300 parameters on",
         fixed=True,
     )
+    sigma_decay: float = setting(
+        1.0,
+        "after each generation the step size is multiplied by this, too: from noisy returns no "
+        "adaptation learns that steps have become too long (estool: 0.999)",
+        above=0,
+        high=1,
+    )
+    sigma_limit: float = setting(0.01, "sigma_decay does not go below this (estool: 0.01)", low=0)
 
 
 class CMAES:
@@ -97,6 +105,8 @@ class CMAES:
                 f"{fitness_P[~np.isfinite(fitness_P)][0]}, expected a finite number"
             )
         self._es.tell(list(params_PN), (-np.asarray(fitness_P, dtype=np.float64)).tolist())
+        adapted, config = self._es.sigma, self._config
+        self._es.sigma = min(adapted, max(adapted * config.sigma_decay, config.sigma_limit))
 
     def state(self) -> State:
         """To be taken between `tell` and `ask`."""

@@ -220,7 +220,7 @@ class MemoryPhase:
         shown = spread(SHOWN, len(mu_T1Z) - 1)
         rows = [decoded(self.vae, mu_T1Z[shown + 1, 0])]
         rows.append(decoded(self.vae, mixture_mean(mixture)[shown, 0]))
-        if self.frames is not None:
+        if self.frames is not None and episode < self.frames.num_episodes:
             steps = self.frames.start_E[episode] + shown + 1
             rows.insert(0, self.frames.rows("frame", steps))
         return {"memory/predictions": grid(np.stack(rows))}

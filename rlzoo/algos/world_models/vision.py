@@ -170,7 +170,10 @@ class EncodeConfig:
 
 
 class EncodePhase:
-    """Turns episodes of frames into episodes of latents: mu and logvar, actions and rewards."""
+    """Turns episodes of frames into episodes of latents: mu and logvar, actions and rewards.
+
+    After them come the episodes of `earlier`, latents that the same V made of other frames.
+    """
 
     name, unit = "encode", "episodes"
     env_steps = 0
@@ -182,24 +185,39 @@ class EncodePhase:
         frames: FrameStore,
         vae: VAE,
         directory: str | Path,
+        earlier: FrameStore | None = None,
     ) -> None:
         check_frames(frames)
         self.config, self.frames, self.vae, self.directory = config, frames, vae, Path(directory)
         self.about = {**frames.about, "latent_size": vae.latent_size, "vae": fingerprint(vae)}
+        self.earlier = earlier
+        if earlier is not None and earlier.about != self.about:
+            raise DataError(
+                f"{earlier.directory}: made with {earlier.about}, expected {self.about}"
+            )
         self.latents: FrameStore | None = None  # from the first step on
 
     def step(self) -> Metrics:
-        """Encode one episode."""
+        """Encode one episode, or take one over."""
         if self.latents is None:
             latent = Column(self.config.dtype, (self.vae.latent_size,))
             others = {name: self.frames.columns[name] for name in ("action", "reward")}
             columns = {"mu": latent, "logvar": latent, **others}
             self.latents = FrameStore.create(self.directory, columns, self.about)
         index = self.latents.num_episodes
-        episode = self.frames.episode(index)
-        mu_TZ, logvar_TZ = self._encoded(episode.pop("frame"))
+        new = self.frames.num_episodes
+        if index < new:
+            episode, terminated = self.frames.episode(index), self.frames.terminated_E[index]
+            mu_TZ, logvar_TZ = self._encoded(episode.pop("frame"))
+        else:
+            assert self.earlier is not None, "done"
+            episode = self.earlier.episode(index - new)
+            terminated = self.earlier.terminated_E[index - new]
+            mu_TZ, logvar_TZ = (
+                episode.pop(name).astype(self.config.dtype) for name in ("mu", "logvar")
+            )
         columns_T = {"mu": mu_TZ, "logvar": logvar_TZ, **episode}
-        self.latents.append_episode(columns_T, terminated=bool(self.frames.terminated_E[index]))
+        self.latents.append_episode(columns_T, terminated=bool(terminated))
         return {}
 
     @torch.inference_mode()
@@ -217,7 +235,9 @@ class EncodePhase:
         return done >= total
 
     def progress(self) -> tuple[int, int]:
-        return (self.latents.num_episodes if self.latents else 0), self.frames.num_episodes
+        earlier = self.earlier.num_episodes if self.earlier else 0
+        done = self.latents.num_episodes if self.latents else 0
+        return done, self.frames.num_episodes + earlier
 
     def state(self) -> State:
         """How far it is; these latents are on the disk by then."""
