@@ -76,9 +76,14 @@ class MDNRNN(nn.Module):
         self, latent_TBZ: Tensor, action_TBA: Tensor, memory: Memory | None = None
     ) -> Prediction:
         """Predictions after each of T steps, [T, B, ...]; without `memory` from zeros."""
+        return self.predict(self.remembered(latent_TBZ, action_TBA, memory))
+
+    def remembered(
+        self, latent_TBZ: Tensor, action_TBA: Tensor, memory: Memory | None = None
+    ) -> Tensor:
+        """The LSTM's outputs [T, B, H] after each of T steps, for `predict`."""
         start = None if memory is None else (memory.h.unsqueeze(0), memory.c.unsqueeze(0))
-        h_TBH, _ = self.lstm(torch.cat([latent_TBZ, action_TBA], dim=-1), start)
-        return self.predict(h_TBH)
+        return self.lstm(torch.cat([latent_TBZ, action_TBA], dim=-1), start)[0]
 
     def predict(self, h: Tensor) -> Prediction:
         """What follows from the LSTM's outputs [..., H]."""

@@ -1,7 +1,8 @@
 """M, the memory: an MDN-RNN learns what follows from what is seen and done (phase `memory`).
 
 Ha & Schmidhuber 2018, section 2.3 and appendix A.2. Shape suffixes: T steps of a sequence, B
-sequences of a minibatch, Z latent dimensions, A action dimensions, S all sequences.
+sequences of a minibatch, N steps of it that are no padding, Z latent dimensions, A action
+dimensions, S all sequences.
 """
 
 from __future__ import annotations
@@ -181,22 +182,22 @@ class MemoryPhase:
         """
         batch = Minibatch(*minibatch)
         latent_TBZ = sample(batch.mu_TBZ, batch.logvar_TBZ, batch.noise_TBZ)
-        prediction = self.rnn(latent_TBZ[:-1], batch.action_TBA)
+        h_TBH = self.rnn.remembered(latent_TBZ[:-1], batch.action_TBA)
+        # From here on N steps without the padding: predictions cost as much as the LSTM.
+        is_step_TB = batch.is_step_TB.bool()
+        prediction = self.rnn.predict(h_TBH[is_step_TB])
         mixture = split_mixture(prediction.mixture, self.config.num_components)
-        nll_TB = mixture_nll(mixture, latent_TBZ[1:]).mean(dim=-1)
-        nll = weighted_mean(nll_TB, batch.has_next_TB)
+        nll_N = mixture_nll(mixture, latent_TBZ[1:][is_step_TB]).mean(dim=-1)
+        nll = weighted_mean(nll_N, batch.has_next_TB[is_step_TB])
         reward_error = done_loss = nll.new_zeros(())
         if prediction.reward is not None:
-            error_TB = (prediction.reward - batch.reward_TB).square()
-            reward_error = weighted_mean(error_TB, batch.is_step_TB)
+            reward_error = functional.mse_loss(prediction.reward, batch.reward_TB[is_step_TB])
         if prediction.done_logit is not None:
-            done_loss_TB = functional.binary_cross_entropy_with_logits(
+            done_loss = functional.binary_cross_entropy_with_logits(
                 prediction.done_logit,
-                batch.terminated_TB,
+                batch.terminated_TB[is_step_TB],
                 pos_weight=nll.new_tensor(self.config.done_weight),
-                reduction="none",
             )
-            done_loss = weighted_mean(done_loss_TB, batch.is_step_TB)
         return nll + reward_error + done_loss, nll, reward_error, done_loss
 
     # ---------------------------------------------------------------- for the loop
@@ -304,6 +305,6 @@ def find_sequences(length_E: np.ndarray, config: MemoryConfig) -> Sequences:
     return Sequences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def weighted_mean(value_TB: Tensor, weight_TB: Tensor) -> Tensor:
-    assert value_TB.shape == weight_TB.shape, (value_TB.shape, weight_TB.shape)
-    return (value_TB * weight_TB).sum() / weight_TB.sum()
+def weighted_mean(value_N: Tensor, weight_N: Tensor) -> Tensor:
+    assert value_N.shape == weight_N.shape, (value_N.shape, weight_N.shape)
+    return (value_N * weight_N).sum() / weight_N.sum()
