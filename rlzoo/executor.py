@@ -138,12 +138,12 @@ class ProcessExecutor:
 
     def _hand_out(self, member: _Member, share: int) -> None:
         member.share = share
-        self._is_alive(member)
+        self._renew(member)
         self._attempts[share] += 1
         with suppress(OSError):  # it is dead; waiting for its answer finds out
             member.pipe.send(self._shares[share])
 
-    def _is_alive(self, member: _Member) -> None:
+    def _renew(self, member: _Member) -> None:
         member.deadline = time.monotonic() + self._timeout_seconds
 
     def _receive(self, i: int) -> None:
@@ -158,7 +158,7 @@ class ProcessExecutor:
             self.close()
             raise answer
         if answer is None:
-            self._is_alive(member)
+            self._renew(member)
             return
         assert member.share is not None
         [self._results[member.share]] = answer

@@ -78,20 +78,21 @@ class Crew:
     """Worker processes, each with a slice of the envs; none is left once one of them failed.
 
     `make_serve(envs, shared)` is called in each: from its slice, and the slice of what is `shared`,
-    to what obeys its commands. `suspect` names the env that a silent worker is busy with.
+    to what obeys its commands. `suspect` names the env of a slice that a silent worker is busy
+    with, by the steps of all; it is asked while they start up, too.
     """
 
     def __init__(
         self,
         make_serve: Callable[[slice, Shared], Serve],
-        spaces: Env,
+        template: Env,
         *,
         num_envs: int,
         workers: int,
-        suspect: Callable[[slice], str],
+        suspect: Callable[[slice, Step], str],
     ) -> None:
-        step = empty_step(spaces.observation_space, num_envs)
-        action_space = spaces.action_space
+        step = empty_step(template.observation_space, num_envs)
+        action_space = template.action_space
         action_B = np.zeros((num_envs, *(action_space.shape or ())), action_space.dtype)
         memory = SharedMemory([action_B, step.next_obs_B, *step])
         self.shared = memory.arrays()
@@ -124,12 +125,12 @@ class Crew:
             if worker.pipe.poll(max(0.0, deadline - time.monotonic())):
                 answer = worker.pipe.recv()
             else:
-                where = self._suspect(worker.envs)
+                where = self._suspect(worker.envs, self.shared.step)
                 answer = EnvError(f"{where}: no answer within {seconds:g} seconds")
         except (EOFError, OSError):
             worker.process.join(LEAVE_SECONDS)
             code = worker.process.exitcode
-            where = self._suspect(worker.envs)
+            where = self._suspect(worker.envs, self.shared.step)
             answer = EnvError(f"{where}: the worker process died (exit code {code})")
         if isinstance(answer, RlzooError):
             for each in self.workers:
@@ -208,12 +209,11 @@ class ProcessVectorEnv:
         self._episode_B[:] = [int(s["episode"]) for s in states]
         self.obs_B = self._crew.shared.obs_B.copy()
 
-    def _suspect(self, envs: slice) -> str:
+    def _suspect(self, envs: slice, step: Step) -> str:
         """Which env a silent worker was busy with: the first that has not written its reward.
 
         If all have, one whose episode ended was being reset.
         """
-        step = self._crew.shared.step
         busy_B = np.isnan(step.reward_B[envs])
         if not busy_B.any():
             busy_B = (step.terminated_B | step.truncated_B)[envs]

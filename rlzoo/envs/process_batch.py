@@ -69,9 +69,10 @@ class ProcessEpisodes:
             )
         return self._crew
 
-    def _suspect(self, envs: slice) -> str:
+    def _suspect(self, envs: slice, step: Step) -> str:
         """Which member a silent worker was busy with: the first that has not written its reward."""
-        i = envs.start + int(np.isnan(self._step.reward_B[envs]).argmax())
+        i = envs.start + int(np.isnan(step.reward_B[envs]).argmax())
+        i = min(i, self.num_envs - 1)  # a worker may have nothing to play
         return member(i, self._seeds[i], self._length)
 
     def close(self) -> None:

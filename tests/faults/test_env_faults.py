@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -210,14 +211,14 @@ def assert_gone(workers: list[int], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("fault", "text"),
-    [
-        ("raise", "ZeroDivisionError: not my day"),
-        ("die", r"the worker process died \(exit code -9\)"),
-        ("hang", "no answer within 0.5 seconds"),
-    ],
-)
+WORKER_FAULTS = [
+    ("raise", "ZeroDivisionError: not my day"),
+    ("die", r"the worker process died \(exit code -9\)"),
+    ("hang", "no answer within 0.5 seconds"),
+]
+
+
+@pytest.mark.parametrize(("fault", "text"), WORKER_FAULTS)
 def test_a_failing_worker_is_named_and_none_is_left(fault: str, text: str) -> None:
     vector = process(timeout_seconds=0.5 if fault == "hang" else 60.0, fault=fault)
     workers = pids(vector)
@@ -230,6 +231,21 @@ def test_a_failing_worker_is_named_and_none_is_left(fault: str, text: str) -> No
     assert not any(map(alive, workers))
     with pytest.raises(EnvError, match="already closed"):
         play(vector, 1)
+
+
+class DiesInWorkers(FaultyEnv):
+    """Cannot even be made where it would be stepped."""
+
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_as_it_starts_is_named() -> None:
+    place = r"^env 0, episode 0 \(seed \d+\), step 1: the worker process died \(exit code -9\)"
+    with pytest.raises(EnvError, match=place):
+        ProcessVectorEnv(DiesInWorkers, num_envs=2, run_seed=0, purpose=TRAIN, workers=1)
 
 
 def test_a_failing_worker_is_named_after_a_resume_too() -> None:

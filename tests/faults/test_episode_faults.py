@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from functools import partial
 from typing import Any
@@ -12,7 +14,15 @@ import numpy as np
 import pytest
 from commands import Command
 from gymnasium import spaces
-from test_env_faults import OBSERVATIONS, REWARDS, FaultyEnv, alive, assert_gone
+from test_env_faults import (
+    OBSERVATIONS,
+    REWARDS,
+    WORKER_FAULTS,
+    DiesInWorkers,
+    FaultyEnv,
+    alive,
+    assert_gone,
+)
 
 from rlzoo.envs.batch import GymEpisodes
 from rlzoo.envs.process import LEAVE_SECONDS
@@ -67,14 +77,7 @@ def test_a_wrong_action_stops_there() -> None:
         batch.step(np.array([[1.5], [0.0]], np.float32))
 
 
-@pytest.mark.parametrize(
-    ("fault", "text"),
-    [
-        ("raise", "ZeroDivisionError: not my day"),
-        ("die", r"the worker process died \(exit code -9\)"),
-        ("hang", "no answer within 0.5 seconds"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "text"), WORKER_FAULTS)
 def test_a_failing_worker_is_named_and_none_is_left(fault: str, text: str) -> None:
     batch = in_processes(timeout_seconds=0.5 if fault == "hang" else 60.0, fault=fault)
     play(batch, 1)
@@ -94,6 +97,20 @@ def test_who_dies_at_the_start_of_an_episode_is_named() -> None:
     play(batch, 2, SEEDS[:3])
     with pytest.raises(EnvError, match=r"^member 3 \(seed 10\), step 0: the worker process died"):
         batch.reset(SEEDS)
+
+
+def test_a_worker_that_dies_as_it_starts_is_named() -> None:
+    with pytest.raises(EnvError, match=r"^member 0 \(seed 7\), step 0: the worker process died"):
+        ProcessEpisodes(DiesInWorkers, workers=1).reset(SEEDS)
+
+
+def test_a_worker_without_members_that_dies_is_found() -> None:
+    batch = in_processes()
+    play(batch)
+    batch.reset(SEEDS[:2])
+    os.kill(pids(batch)[1], signal.SIGKILL)
+    with pytest.raises(EnvError, match=r"^member 1 \(seed 8\), .*the worker process died"):
+        play(batch, seeds=SEEDS[:2])
 
 
 def test_an_error_in_a_worker_keeps_its_kind_and_its_traceback() -> None:

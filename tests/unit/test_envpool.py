@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import types
 from functools import partial
 from pathlib import Path
 
@@ -322,6 +323,21 @@ def test_members_in_envpool_do_not_see_each_other() -> None:
         assert all(row[1:] == [0.0, False, False] for row in after)
         assert all(row[0] == after[0][0] for row in after)
     assert not batch.alive_B.any() and batch.step(actions[0][:1]).reward_B.tolist() == [0.0]
+
+
+def test_a_reward_that_is_no_number_stops_there(monkeypatch) -> None:
+    batch = EnvPoolEpisodes(POLE)
+    batch.reset([5, 6])
+    step = batch._pool.step
+
+    def lies(action_B, alive):
+        outcome = list(step(action_B, alive))
+        outcome[1] = np.array([1.0, np.nan])
+        return tuple(outcome)
+
+    monkeypatch.setattr(batch, "_pool", types.SimpleNamespace(step=lies))
+    with pytest.raises(NonFiniteError, match=r"^member 1 \(seed 6\), step 1: reward: got nan"):
+        batch.step(np.zeros(2, np.int64))
 
 
 def test_the_same_track_for_a_whole_population() -> None:

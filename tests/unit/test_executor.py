@@ -245,6 +245,14 @@ def test_ray_does_the_same(monkeypatch):
     assert ray.killed == 2
 
 
+def test_an_error_of_a_ray_worker_reaches_the_caller(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    make = partial(troublemaker, tmp_path, "refuse")
+    executor = make_executor(make, workers=1, kind="ray", timeout_seconds=60)
+    with pytest.raises(UsageError, match=r"^a setting is wrong"):
+        run(executor, [2])
+
+
 def test_without_ray_one_line_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"tools/setup\.sh ray"):

@@ -360,6 +360,13 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
     lengths = turn.artefacts.store("encode").length_E.tolist()
     assert lengths == [*new.length_E.tolist(), *old.length_E.tolist()], "M learns from both"
     turn.pictures()
+    ends = {"source": finished_run, "phases": ["collect", "encode"], "continued": True}
+    ended, resumed = (
+        agent(tmp_path / "ended", collect=play, total=10**6, **ends) for _ in range(2)
+    )
+    run(ended)
+    resumed.load(ended.state())
+    assert resumed.done(), "a finished run does not add its own latents to themselves"
     for other in (["encode", "memory"], ["collect", "vision", "encode", "memory"]):
         again = agent(tmp_path / "again", source=finished_run, phases=other, continued=True)
         assert again.artefacts.earlier_latents(again.config) is None

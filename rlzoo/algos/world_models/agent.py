@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rlzoo.algos.world_models import viewing
-from rlzoo.algos.world_models.artefacts import Artefacts
+from rlzoo.algos.world_models.artefacts import OWN_LATENTS, Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
 from rlzoo.algos.world_models.config import WorldModelsConfig, how_to_do_more
 from rlzoo.algos.world_models.controller import ControllerPhase
@@ -263,7 +263,7 @@ class WorldModels:
             self.config.encode,
             frames=self.artefacts.store("collect"),
             vae=self.vae,
-            directory=self._directory / "latents",
+            directory=self._directory / OWN_LATENTS,
             earlier=self.artefacts.earlier_latents(self.config),
         )
 

@@ -28,6 +28,7 @@ from rlzoo.types import DataError, State, UsageError
 
 STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
 NETWORKS = {"vision": "vae", "memory": "rnn"}
+OWN_LATENTS = "latents"  # path of those that a run makes itself
 MAX_BEGINNINGS = 1000
 
 
@@ -67,6 +68,9 @@ class Artefacts:
         env or lacks something that they need.
         """
         plan, continued = config.phases, config.continued
+        goes_on = set(plan) if continued else set()
+        if continued and "collect" in plan and config.collect.policy == "controller":
+            goes_on.add("controller")  # it drives in V and M as they were, which learn on from that
         if "about" not in state:
             raise DataError(f"{directory}: not a run of world_models")
         if state["about"] != self.about:
@@ -75,7 +79,7 @@ class Artefacts:
             if phase not in config.borrowed:
                 continue
             is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
-            if not is_stale or (continued and (phase in plan or phase == "controller")):
+            if not is_stale or phase in goes_on:
                 path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
                 self._left[phase] = left | path if "path" in left else left
         needed = {NEEDS[phase] for phase in plan if phase in NEEDS} - set(plan)
@@ -95,7 +99,8 @@ class Artefacts:
         """Those of the source, where the same V will look at new frames and M learns on."""
         plan = config.phases
         adds = config.continued and {"collect", "encode"} <= set(plan) and "vision" not in plan
-        return self.store("encode") if adds and "encode" in self._left else None
+        path = self._left.get("encode", {}).get("path")
+        return self.store("encode") if adds and path not in (None, OWN_LATENTS) else None
 
     def load_network(self, phase: str, network: nn.Module) -> None:
         """Put V's or M's parameters in place, if there are any; DataError for other sizes."""

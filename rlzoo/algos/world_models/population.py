@@ -130,7 +130,8 @@ class Share:
 
     def __str__(self) -> str:
         seeds = self.seed_PE.ravel().tolist()
-        return f"{len(seeds)} episodes (seeds {', '.join(map(str, seeds[:3]))}, ...)"
+        more = ", ..." if len(seeds) > 3 else ""
+        return f"{len(seeds)} episodes (seeds {', '.join(map(str, seeds[:3]))}{more})"
 
 
 class Outcome(NamedTuple):
