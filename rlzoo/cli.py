@@ -32,7 +32,7 @@ rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, s
   rlzoo resume=latest total_env_steps=200_000   go on where a run stopped (latest, or a run's path)
   rlzoo from=RUN algo.phases=[vision]           a new run on what another one left (world_models)
   rlzoo list [GROUP]                            algorithms, environments, experiments, ...
-  rlzoo evaluate RUN [episodes=100] [checkpoint=best|last]
+  rlzoo evaluate RUN [episodes=100] [checkpoint=best|last] [env.kwargs.KEY=VALUE]
   rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
   rlzoo play RUN beside=true | dream=true [temperature=1]    what world_models expects, dreams
   rlzoo export RUN to=DIR [checkpoint=best|last] [half=true]   record and policy, to hand on
@@ -245,6 +245,12 @@ def _take(words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict[s
     return rest, chosen
 
 
+def _env_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the settings of an env."""
+    chosen = [word for word in words if word.startswith(("env=", "env."))]
+    return chosen, [word for word in words if word not in chosen]
+
+
 def _arguments(
     verb: str,
     words: list[str],
@@ -268,19 +274,21 @@ def _arguments(
 
 
 def _evaluate(words: list[str]) -> int:
+    env_words, words = _env_words(words)
     [path], options = _arguments("evaluate", words, {"episodes": "100", "checkpoint": "best"})
     from rlzoo import show
 
-    return show.evaluate_run(path, **options)
+    return show.evaluate_run(path, env_words, **options)
 
 
 def _play(words: list[str]) -> int:
     defaults = {"episode": "0", "checkpoint": "best", "file": ""}
     defaults |= {"beside": "false", "dream": "false", "temperature": ""}
+    env_words, words = _env_words(words)
     [path], options = _arguments("play", words, defaults)
     from rlzoo import show
 
-    return show.play_run(path, **options)
+    return show.play_run(path, env_words, **options)
 
 
 def _export(words: list[str]) -> int:
@@ -320,11 +328,10 @@ def _demos(words: list[str]) -> int:
     if verb not in DEMOS:
         known = ", ".join(DEMOS)
         raise UsageError(f"demos: got '{verb}', expected one of {known}.{nearest(verb, DEMOS)}")
-    is_env = [verb != "show" and word.startswith(("env=", "env.")) for word in words]
-    env_words = [word for word, chosen in zip(words, is_env, strict=True) if chosen]
+    env_words, words = ([], words) if verb == "show" else _env_words(words)
     paths, options = _arguments(
         f"demos {verb}",
-        [word for word, chosen in zip(words, is_env, strict=True) if not chosen],
+        words,
         DEMOS[verb],
         numbers=(0, 1) if verb == "record" else (1,),
         what="a file of demonstrations",

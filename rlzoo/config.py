@@ -374,7 +374,7 @@ def _overridden(saved: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any
             node[last] = override.value
         elif (values.get(last) or {}).get("name") != override.value:
             raise UsageError(
-                f"resume: '{override.word}' chooses a group; only single settings can change, "
+                f"'{override.word}' chooses a group; only single settings can change, "
                 "such as total_env_steps=200_000. For another choice start a new run"
             )
     return values

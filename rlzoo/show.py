@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,15 +28,18 @@ from rlzoo.terminal import note
 from rlzoo.types import Algorithm, State, UsageError
 
 
-def open_run(path: str) -> tuple[RunDir, RunConfig]:
-    """A run directory and its configuration; `latest` is the newest one under outputs/."""
+def open_run(path: str, env_words: Sequence[str] = ()) -> tuple[RunDir, RunConfig]:
+    """A run directory and its configuration; `latest` is the newest one under outputs/.
+
+    `env_words` are overrides of its env, such as `env.kwargs.gravity=-12`.
+    """
     from rlzoo.io.run_dir import latest
 
     directory = RunDir.open(latest(Path("outputs")) if path == "latest" else Path(path))
     name = directory.path / "config.yaml"
     saved = configuration.load_yaml(name.read_text(), str(name))
     registry.load_plugins(saved.get("plugins") or ())
-    return directory, configuration.from_mapping(saved)
+    return directory, configuration.branched(saved, env_words)
 
 
 def find_checkpoint(directory: RunDir, which: str) -> tuple[Path, State]:
@@ -80,10 +84,15 @@ def flag(name: str, text: str) -> bool:
     return text == "true"
 
 
-def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
-    """Greedy episodes on the test seeds: a table, and evaluation.json in the run directory."""
+def evaluate_run(
+    path: str, env_words: Sequence[str] = (), *, episodes: str, checkpoint: str
+) -> int:
+    """Greedy episodes on the test seeds: a table, and a file in the run directory.
+
+    That is evaluation_CHECKPOINT.json, or where the env is changed, a name that says how.
+    """
     count = _whole_number("episodes", episodes, 1)
-    directory, config = open_run(path)
+    directory, config = open_run(path, env_words)
     algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
     result = evaluate(
         algorithm,
@@ -95,12 +104,14 @@ def evaluate_run(path: str, *, episodes: str, checkpoint: str) -> int:
     )
     algorithm.env.close()
     print(result.table())
-    directory.write_json(f"evaluation_{checkpoint}.json", result.to_json())
+    name = ",".join([f"evaluation_{checkpoint}", *env_words]).replace("/", "_")
+    directory.write_json(f"{name}.json", result.to_json())
     return 0
 
 
 def play_run(
     path: str,
+    env_words: Sequence[str] = (),
     *,
     episode: str,
     checkpoint: str,
@@ -121,7 +132,7 @@ def play_run(
     if temperature and "dream" not in wanted:
         raise UsageError(f"temperature: got '{temperature}' without dream=true, the only use of it")
     warmth = _above_zero("temperature", temperature) if temperature else None
-    directory, config = open_run(path)
+    directory, config = open_run(path, env_words)
     for name in wanted:
         if not hasattr(registry.get("algo", config.algo.name)[0], name):
             raise UsageError(f"{name}=true: algo={config.algo.name} has no such pictures")

@@ -1,0 +1,43 @@
+"""`rlzoo evaluate` in an env that is not quite the run's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rlzoo.cli import main
+
+AGENT = Path(__file__).parents[2] / "outputs" / "pretrained" / "dqn_mountaincar"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return shutil.copytree(AGENT, tmp_path / "run")
+
+
+def test_a_changed_env_has_a_record_of_its_own(run: Path) -> None:
+    assert main(["evaluate", str(run), "episodes=3"]) == 0
+    assert main(["evaluate", str(run), "episodes=3", "env.kwargs.goal_velocity=0.07"]) == 0
+    own = json.loads((run / "evaluation_best.json").read_text())
+    changed = json.loads((run / "evaluation_best,env.kwargs.goal_velocity=0.07.json").read_text())
+    assert max(own["returns"]) > -120
+    assert changed["returns"] == [-200] * 3, "nobody passes the flag at the greatest speed"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("env=cartpole", "'env=cartpole' chooses a group"),
+        ("env.id=CartPole-v1", "expected torch.float32[256, 4]"),
+        ("env.kwrgs.gravity=1", "Did you mean 'kwargs'?"),
+        ("algo.gamma=0.9", "evaluate: unknown option 'algo.gamma=0.9'"),
+    ],
+)
+def test_what_cannot_be_changed(run: Path, capsys, word: str, message: str) -> None:
+    before = sorted(run.iterdir())
+    assert main(["evaluate", str(run), "episodes=1", word]) in (64, 65)
+    assert message in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
