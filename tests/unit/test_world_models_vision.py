@@ -118,6 +118,7 @@ def test_latents_are_what_v_sees(tmp_path: Path, dtype: Any, tolerance: float) -
     frames, vae = pictures_store(tmp_path / "frames"), make_vae(VisionConfig(), seed=0)
     config = EncodeConfig(dtype=dtype, batch_size=2)
     phase = EncodePhase(config, frames=frames, vae=vae, directory=tmp_path / "latents")
+    assert phase.images() == {}, "nothing to show yet"
     finish(phase)
     latents = FrameStore.open(tmp_path / "latents", about={**ABOUT, "latent_size": 32})
     assert latents.length_E.tolist() == [5, 4, 3]
@@ -126,6 +127,12 @@ def test_latents_are_what_v_sees(tmp_path: Path, dtype: Any, tolerance: float) -
         source, got = frames.episode(index), latents.episode(index)
         with torch.no_grad():
             mu_TZ, logvar_TZ = vae.encode(torch.from_numpy(source["frame"].copy()))
+        if index == 0:  # the longest: six rows of pixels for each dimension, grey is 0
+            [picture] = phase.images().values()
+            assert picture.shape == (6 * 32, 5, 3) and picture.dtype == np.uint8
+            brightness_ZT = picture[::6, :, 0].astype(np.float32)
+            np.testing.assert_allclose((brightness_ZT.T - 128) / 64, mu_TZ, atol=1.1 / 64)
+            np.testing.assert_array_equal(picture[5::6], picture[::6])
         for name, expected in (("mu", mu_TZ), ("logvar", logvar_TZ)):
             assert got[name].dtype == dtype
             np.testing.assert_allclose(got[name], expected, rtol=tolerance, atol=tolerance)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlzoo.algos.world_models.phases import Images
-from rlzoo.algos.world_models.pictures import decoded, grid, spread
+from rlzoo.algos.world_models.pictures import GREY, decoded, grid, spread
 from rlzoo.data.frame_store import Column, FrameStore
 from rlzoo.losses.vae import vae_loss
 from rlzoo.nets.adam import Adam, falling
@@ -28,6 +28,7 @@ from rlzoo.types import DataError, Metrics, State
 
 SHOWN = 10  # frames in a picture of reconstructions
 WALK = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of the prior
+BAND_PIXELS = 6  # height of a dimension in the picture of latents
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,18 @@ class EncodePhase:
         earlier = self.earlier.num_episodes if self.earlier else 0
         done = self.latents.num_episodes if self.latents else 0
         return done, self.frames.num_episodes + earlier
+
+    def images(self) -> Images:
+        """An episode's latents (means) from left to right, a band for each dimension.
+
+        Grey is 0, black -2 and white 2. A band that stays grey carries nothing.
+        """
+        if self.latents is None or not self.latents.num_episodes:
+            return {}
+        mu_TZ = self.latents.episode(int(self.latents.length_E.argmax()))["mu"]
+        grey_TZ = np.clip(GREY + mu_TZ.astype(np.float32) * GREY / 2, 0, 255).astype(np.uint8)
+        band_HW = np.repeat(grey_TZ.T, BAND_PIXELS, axis=0)
+        return {"encode/latents": np.repeat(band_HW[:, :, None], 3, axis=2)}
 
     def state(self) -> State:
         """How far it is; these latents are on the disk by then."""
