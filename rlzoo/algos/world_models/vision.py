@@ -28,6 +28,7 @@ from rlzoo.types import DataError, Metrics, State
 
 SHOWN = 10  # frames in a picture of reconstructions
 WALK = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of the prior
+ACTIVE_VARIANCE = 0.01
 BAND_PIXELS = 6  # height of a dimension in the picture of latents
 
 
@@ -199,7 +200,11 @@ class EncodePhase:
         self.latents: FrameStore | None = None  # from the first step on
 
     def step(self) -> Metrics:
-        """Encode one episode, or take one over."""
+        """Encode one episode, or take one over.
+
+        The metric counts latents that carry something, as Burda et al. (2016) do: those whose means
+        vary by more than 0.01 (a variance, here within the episode).
+        """
         if self.latents is None:
             latent = Column(self.config.dtype, (self.vae.latent_size,))
             others = {name: self.frames.columns[name] for name in ("action", "reward")}
@@ -219,7 +224,8 @@ class EncodePhase:
             )
         columns_T = {"mu": mu_TZ, "logvar": logvar_TZ, **episode}
         self.latents.append_episode(columns_T, terminated=bool(terminated))
-        return {}
+        active_Z = mu_TZ.astype(np.float32).var(axis=0) > ACTIVE_VARIANCE
+        return {"train/active_latents": float(active_Z.sum())}
 
     @torch.inference_mode()
     def _encoded(self, frame_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
