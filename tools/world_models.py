@@ -83,8 +83,10 @@ def main() -> None:
     if arguments.note:
         lines += ["", arguments.note]
     lines += ["", f"![Return by generation]({arguments.name}.png)", ""]
+    lines += [f"![What V, M and C learn]({arguments.name}_phases.png)", ""]
     (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
     draw(rows, searched).savefig(RESULTS / f"{arguments.name}.png")
+    draw_phases(rows).savefig(RESULTS / f"{arguments.name}_phases.png")
 
 
 def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
@@ -110,6 +112,24 @@ def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
     axes.set_ylabel("return")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
+    return figure
+
+
+PANELS = [  # title, metric, what it is drawn by, label of that axis
+    ("V: reconstruction error", "train/vae_reconstruction_error", "train/updates", "minibatches"),
+    ("M: negative log-likelihood", "train/rnn_nll", "train/updates", "minibatches, V's included"),
+    ("C: return of the population", "rollout/return_mean", "train/generations", "generations"),
+]
+
+
+def draw_phases(rows: list[dict[str, float]]) -> Figure:
+    figure = Figure(figsize=(10, 3), dpi=110, layout="constrained")
+    for axes, (title, metric, clock, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
+        points = [(row[clock], row[metric]) for row in rows if row.get(clock) and metric in row]
+        axes.plot(*zip(*points, strict=True), color="#0072B2", linewidth=1.2)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
     return figure
 
 

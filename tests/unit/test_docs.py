@@ -7,15 +7,19 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from experts import with_demonstrations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_layers import FLOORS
+from world_models_parts import pictures_store
 
 from rlzoo import cli, registry
 from rlzoo import config as configuration
@@ -241,6 +245,18 @@ def test_nobody_is_sent_to_the_other_project_of_that_name() -> None:
     said = re.compile(r"pip install\s+(\"|')?rlzoo(?!-torch)")
     assert [page.name for page in PAGES if said.search(page.read_text())] == []
     assert said.search("pip install rlzoo") and not said.search("pip install rlzoo-torch")
+
+
+def test_the_program_with_v_m_and_c_alone_runs(tmp_path: Path) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (DOCS / "algorithms.md").read_text(), re.DOTALL)
+    pictures_store(tmp_path / "outputs" / "collect" / "frames", (60, 60), action_size=3)
+    (tmp_path / "program.py").write_text(program)
+    ran = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == ["0", "1", "2"]
+    assert all(np.isfinite(float(line.split()[-1])) for line in ran.stdout.splitlines())
 
 
 # --- what one has to read -----------------------------------------------------------------------

@@ -105,11 +105,13 @@ def check_equal(left: Any, right: Any) -> None:
     np.testing.assert_equal(left, right)  # walks through dicts and compares bit for bit
 
 
-def pictures_store(directory: Path, lengths: Sequence[int] = (5, 4, 3)) -> FrameStore:
+def pictures_store(
+    directory: Path, lengths: Sequence[int] = (5, 4, 3), action_size: int = 2
+) -> FrameStore:
     """Episodes of smooth random pictures; the last step of the second is terminal."""
     columns = {
         "frame": Column("uint8", (64, 64, 3)),
-        "action": Column("float32", (2,)),
+        "action": Column("float32", (action_size,)),
         "reward": Column("float32", ()),
     }
     store = FrameStore.create(directory, columns, ABOUT)
@@ -118,7 +120,7 @@ def pictures_store(directory: Path, lengths: Sequence[int] = (5, 4, 3)) -> Frame
         coarse = rng.integers(0, 256, (length, 8, 8, 3), np.uint8)
         episode = {
             "frame": coarse.repeat(8, axis=1).repeat(8, axis=2),
-            "action": rng.random((length, 2), np.float32),
+            "action": rng.random((length, action_size), np.float32),
             "reward": rng.random(length, np.float32),
         }
         store.append_episode(episode, terminated=index == 1)
