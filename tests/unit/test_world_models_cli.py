@@ -182,8 +182,8 @@ def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
     assert list(steps) == [
         "collect/frames",
         "vision/reconstructions",
-        "vision/latent_walk",
         "vision/samples",
+        "vision/latent_walk",
         "encode/latents",
         "memory/predictions",
         "memory/dream",

@@ -82,6 +82,8 @@ def test_vision_stops_before_nan_reaches_its_parameters(tmp_path: Path) -> None:
 
 def test_vision_shows_pictures(tmp_path: Path) -> None:
     phase = vision(tmp_path)
+    assert phase.images().keys() == {"vision/reconstructions", "vision/samples"}
+    finish(phase)
     images = phase.images()
     shapes = {name: picture.shape for name, picture in images.items()}
     assert shapes == {

@@ -132,20 +132,25 @@ class VisionPhase:
 
     @torch.inference_mode()
     def images(self) -> Images:
-        """Reconstructions below originals, a walk along each latent dimension, and samples."""
+        """Reconstructions below originals and samples; at the end a walk along each dimension.
+
+        That one is as large as the others of a whole run together.
+        """
         frame_BHWC = self.frames.rows("frame", spread(SHOWN, self.frames.num_steps))
         mu_BZ, _ = self.vae.encode(torch.from_numpy(frame_BHWC).to(self.device))
         generator = torch_generator(self.seed, "vision", "samples")
         prior_BZ = torch.randn(4 * SHOWN, self.config.latent_size, generator=generator)
-        # Each row moves one dimension of the same frame over the prior's range.
-        walk_ZCZ = mu_BZ[len(mu_BZ) // 2].repeat(mu_BZ.shape[1], len(WALK), 1)
-        for dimension, row_CZ in enumerate(walk_ZCZ):
-            row_CZ[:, dimension] = torch.tensor(WALK)
-        return {
+        images = {
             "vision/reconstructions": grid(np.stack([frame_BHWC, decoded(self.vae, mu_BZ)])),
-            "vision/latent_walk": grid(decoded(self.vae, walk_ZCZ)),
             "vision/samples": grid(decoded(self.vae, prior_BZ.unflatten(0, (4, SHOWN)))),
         }
+        if self.done():
+            # Each row moves one dimension of the same frame over the prior's range.
+            walk_ZCZ = mu_BZ[len(mu_BZ) // 2].repeat(mu_BZ.shape[1], len(WALK), 1)
+            for dimension, row_CZ in enumerate(walk_ZCZ):
+                row_CZ[:, dimension] = torch.tensor(WALK)
+            images["vision/latent_walk"] = grid(decoded(self.vae, walk_ZCZ))
+        return images
 
     def state(self) -> State:
         return {
