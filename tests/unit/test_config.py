@@ -244,7 +244,7 @@ def test_overrides_on_a_saved_configuration():
 )
 def test_identity_cannot_change(word):
     saved = plain(compose(["algo=q_learning", "env=frozenlake"]))
-    with pytest.raises(UsageError, match="resume"):
+    with pytest.raises(UsageError, match="start a new run"):
         with_overrides(saved, [word])
 
 
