@@ -65,6 +65,11 @@ def load_policy(config: RunConfig, state: State) -> Algorithm:
     return algorithm
 
 
+def _file_name(of_the_run: str, env_words: Sequence[str]) -> str:
+    """What is of a changed env has a name that says so, beside what is of the run's own."""
+    return ",".join([of_the_run, *env_words]).replace("/", "_")
+
+
 def _whole_number(name: str, text: str, low: int) -> int:
     if not text.isdigit() or int(text) < low:
         raise UsageError(f"{name}: got '{text}', expected a whole number >= {low}")
@@ -104,7 +109,7 @@ def evaluate_run(
     )
     algorithm.env.close()
     print(result.table())
-    name = ",".join([f"evaluation_{checkpoint}", *env_words]).replace("/", "_")
+    name = _file_name(f"evaluation_{checkpoint}", env_words)
     directory.write_json(f"{name}.json", result.to_json())
     return 0
 
@@ -153,7 +158,7 @@ def play_run(
             )
         if wanted:
             frames = enlarged(frames)
-        name = "_".join([f"test_episode_{index}_{checkpoint}", *wanted])
+        name = _file_name("_".join([f"test_episode_{index}_{checkpoint}", *wanted]), env_words)
         if file or not _show_film(frames, fps):
             print(write_video(Path(file) if file else directory.videos / name, frames, fps))
     algorithm.env.close()

@@ -18,6 +18,11 @@ MARKS = {  # phase -> a metric that only it logs
     "vision": "train/vae_loss",
     "collect": "rollout/return_mean",
 }
+PANELS = [  # title, metric, what it is drawn by, label of that axis
+    ("V: reconstruction error", "train/vae_reconstruction_error", "train/updates", "minibatches"),
+    ("M: negative log-likelihood", "train/rnn_nll", "train/updates", "minibatches, V's included"),
+    ("C: return of the population", "rollout/return_mean", "train/generations", "generations"),
+]
 
 
 def phase_of(row: dict[str, float]) -> str | None:
@@ -115,18 +120,12 @@ def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-PANELS = [  # title, metric, what it is drawn by, label of that axis
-    ("V: reconstruction error", "train/vae_reconstruction_error", "train/updates", "minibatches"),
-    ("M: negative log-likelihood", "train/rnn_nll", "train/updates", "minibatches, V's included"),
-    ("C: return of the population", "rollout/return_mean", "train/generations", "generations"),
-]
-
-
 def draw_phases(rows: list[dict[str, float]]) -> Figure:
     figure = Figure(figsize=(10, 3), dpi=110, layout="constrained")
     for axes, (title, metric, clock, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
         points = [(row[clock], row[metric]) for row in rows if row.get(clock) and metric in row]
-        axes.plot(*zip(*points, strict=True), color="#0072B2", linewidth=1.2)
+        if points:  # a run may have one phase alone
+            axes.plot(*zip(*points, strict=True), color="#0072B2", linewidth=1.2)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)

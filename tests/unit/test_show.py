@@ -27,6 +27,14 @@ def test_a_changed_env_has_a_record_of_its_own(run: Path) -> None:
     assert changed["returns"] == [-200] * 3, "nobody passes the flag at the greatest speed"
 
 
+def test_so_has_a_film(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rlzoo.show.has_display", lambda: False)
+    before = list(run.rglob("test_episode_*"))
+    assert main(["play", str(run), "env.max_episode_steps=5"]) == 0
+    [film] = set(run.rglob("test_episode_*")) - set(before)
+    assert film.name.startswith("test_episode_0_best,env.max_episode_steps=5")
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -9,8 +9,8 @@ hit latest, or passes fireballs at the greatest distance. It cannot know what wi
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import sys
 
 import numpy as np
 import vizdoom
@@ -57,8 +57,11 @@ def plan(y: float, speed: float, fireballs: list[tuple[float, float, float, floa
 
 
 def main() -> None:
-    episodes, skill = (int(word) for word in (*sys.argv[1:], *("100", "5")[len(sys.argv) - 1 :]))
-    env = TakeCover(skill=skill, continuous=False, resolution="160x120")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("episodes", type=int, nargs="?", default=100)
+    parser.add_argument("skill", type=int, nargs="?", default=5)
+    arguments = parser.parse_args()
+    env = TakeCover(skill=arguments.skill, continuous=False, resolution="160x120")
     game = env._game
     game.close()  # what else is seen has to be said before the game begins
     game.set_objects_info_enabled(True)
@@ -66,7 +69,7 @@ def main() -> None:
         game.add_available_game_variable(variable)
     game.init()
     lives = []
-    for index in range(episodes):
+    for index in range(arguments.episodes):
         env.reset(seed=episode_seed(0, TEST, 0, index))
         dead, tics = False, 0
         while not dead and tics < MAX_TICS:
@@ -85,8 +88,8 @@ def main() -> None:
     env.close()
     error = np.std(lives) / np.sqrt(len(lives))
     print(
-        f"skill {skill}, {len(lives)} episodes: mean {np.mean(lives):.0f}, standard error "
-        f"{error:.0f}, standard deviation {np.std(lives):.0f}, median {np.median(lives):.0f}"
+        f"skill {arguments.skill}, {len(lives)} episodes: mean {np.mean(lives):.0f}, standard "
+        f"error {error:.0f}, standard deviation {np.std(lives):.0f}, median {np.median(lives):.0f}"
     )
 
 
