@@ -67,7 +67,8 @@ class MDNRNN(nn.Module):
 
     def remember(self, latent_BZ: Tensor, action_BA: Tensor, memory: Memory) -> Memory:
         """The memory after one step: what a controller sees, and what the next step needs."""
-        h_TBH, c_TBH = memory.h.unsqueeze(0), memory.c.unsqueeze(0)
+        # CUDA's LSTM refuses views such as columns of a wider tensor.
+        h_TBH, c_TBH = (part.contiguous().unsqueeze(0) for part in memory)
         x_TBX = torch.cat([latent_BZ, action_BA], dim=-1).unsqueeze(0)
         _, (h_TBH, c_TBH) = self.lstm(x_TBX, (h_TBH, c_TBH))
         return Memory(h_TBH[0], c_TBH[0])

@@ -402,6 +402,17 @@ def test_easy_episodes_do_not_make_a_good_member():
     np.testing.assert_allclose(search(0.0), search(9.0), atol=1e-9)
 
 
+def test_a_lost_member_does_not_lift_the_rest_of_its_group():
+    """By hand: groups of 1, 2, -400 and 5, 6, 7 count as 0, 1, -401 and -1, 0, 1."""
+    it = phase(groups=2)
+    told = []
+    it.es.tell = lambda params_PN, worth_P: told.append(worth_P)
+    it._params_PN = np.zeros((6, it.es.mean_N.size))
+    return_PE = np.array([[1.0], [2.0], [-400.0], [5.0], [6.0], [7.0]])
+    it._learn(Outcome(return_PE, np.ones((6, 1))))
+    assert told[0].tolist() == [0, 1, -401, -1, 0, 1]
+
+
 def test_the_mean_is_averaged_over_generations():
     it, means = phase(averaged_generations=3), []
     average_N = 0
