@@ -15,6 +15,7 @@ from rlzoo.algos.world_models.controller import ControllerConfig, ControllerPhas
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.population import (
     SLICE_STEPS,
+    Outcome,
     Player,
     SeenEpisodes,
     Senses,
@@ -406,8 +407,8 @@ def test_a_lost_member_does_not_lift_the_rest_of_its_group():
     """By hand: groups of 1, 2, -400 and 5, 6, 7 count as 0, 1, -401 and -1, 0, 1."""
     it = phase(groups=2)
     told = []
-    it.es.tell = lambda params_PN, worth_P: told.append(worth_P)
-    it._params_PN = np.zeros((6, it.es.mean_N.size))
+    it._params_PN, tell = it.es.ask(), it.es.tell
+    it.es.tell = lambda params_PN, worth_P: (told.append(worth_P), tell(params_PN, worth_P))
     return_PE = np.array([[1.0], [2.0], [-400.0], [5.0], [6.0], [7.0]])
     it._learn(Outcome(return_PE, np.ones((6, 1))))
     assert told[0].tolist() == [0, 1, -401, -1, 0, 1]

@@ -77,6 +77,16 @@ def test_single_steps_are_the_sequence(steps: int) -> None:
         torch.testing.assert_close(got, expected[steps:])
 
 
+def test_a_memory_of_columns_becomes_whole_before_the_lstm() -> None:
+    """CUDA refuses a state that is a view into [z | h | c] ("hx is not contiguous")."""
+    rnn = MDNRNN(latent_size=3, action_size=1, hidden_size=4)
+    states = []
+    rnn.lstm.register_forward_pre_hook(lambda lstm, args: states.extend(args[1]))
+    z_BZ, h_BH, c_BH = torch.randn(5, 11).split([3, 4, 4], dim=1)
+    rnn.remember(z_BZ, torch.randn(5, 1), Memory(h_BH, c_BH))
+    assert len(states) == 2 and all(state.is_contiguous() for state in states)
+
+
 def test_heads_are_options_and_share_no_output() -> None:
     latent_TBZ, action_TBA = draw(5, 2, 4), draw(5, 2, 2)
     bare = make()(latent_TBZ, action_TBA)
