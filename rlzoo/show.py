@@ -59,8 +59,9 @@ def find_checkpoint(directory: RunDir, which: str) -> tuple[Path, State]:
 
 def load_policy(config: RunConfig, state: State) -> Algorithm:
     """The algorithm with the policy of a checkpoint, ready to `act`."""
-    # Episodes are shown in the env itself; what it was trained in may not be installed here.
-    algorithm = build(replace(config, env=replace(config.env, backend="sync")))
+    # Episodes are shown in the env itself, on the CPU: what trained may not be here.
+    env = replace(config.env, backend="sync")
+    algorithm = build(replace(config, env=env, device="cpu"))
     algorithm.load_policy(state["algorithm"])
     return algorithm
 

@@ -15,7 +15,6 @@ from rlzoo.algos.world_models.controller import ControllerConfig, ControllerPhas
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.population import (
     SLICE_STEPS,
-    Outcome,
     Player,
     SeenEpisodes,
     Senses,
@@ -401,17 +400,6 @@ def test_easy_episodes_do_not_make_a_good_member():
     assert np.abs(search(0.0, groups=3) - search(0.0, groups=1)).max() > 1e-3
     # Control: within one group the worth of episodes differs for nobody; between members, it would.
     np.testing.assert_allclose(search(0.0), search(9.0), atol=1e-9)
-
-
-def test_a_lost_member_does_not_lift_the_rest_of_its_group():
-    """By hand: groups of 1, 2, -400 and 5, 6, 7 count as 0, 1, -401 and -1, 0, 1."""
-    it = phase(groups=2)
-    told = []
-    it._params_PN, tell = it.es.ask(), it.es.tell
-    it.es.tell = lambda params_PN, worth_P: (told.append(worth_P), tell(params_PN, worth_P))
-    return_PE = np.array([[1.0], [2.0], [-400.0], [5.0], [6.0], [7.0]])
-    it._learn(Outcome(return_PE, np.ones((6, 1))))
-    assert told[0].tolist() == [0, 1, -401, -1, 0, 1]
 
 
 def test_the_mean_is_averaged_over_generations():

@@ -1,4 +1,4 @@
-"""`rlzoo evaluate` in an env that is not quite the run's own."""
+"""`rlzoo evaluate` and `play` where the env, or the machine, is not quite the run's own."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ def test_so_has_a_film(run: Path, monkeypatch) -> None:
     assert main(["play", str(run), "env.max_episode_steps=5"]) == 0
     [film] = set(run.rglob("test_episode_*")) - set(before)
     assert film.name.startswith("test_episode_0_best,env.max_episode_steps=5")
+
+
+def test_what_a_gpu_trained_is_shown_without_one(run: Path) -> None:
+    assert main(["evaluate", str(run), "episodes=3"]) == 0
+    own = json.loads((run / "evaluation_best.json").read_text())
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("device: cpu", "device: cuda"))
+    assert main(["evaluate", str(run), "episodes=3"]) == 0
+    assert json.loads((run / "evaluation_best.json").read_text()) == own
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class ControllerConfig(CMAESConfig):
     groups: int = setting(
         1,
         "members are dealt into so many groups, each with episodes of its own, and count by how "
-        "far they are above their group's median: more episodes teach, and none more is played",
+        "far they are above their group's mean: more episodes teach, and none more is played",
         low=1,
     )
     averaged_generations: int = setting(
@@ -151,17 +151,11 @@ class ControllerPhase:
         """Neighbours share a group: the step size comes from comparing the first two members."""
         return np.arange(self.config.population) * self.config.groups // self.config.population
 
-    def _par_P(self, return_P: np.ndarray) -> np.ndarray:
-        """What members' returns are compared with: the median of their group.
-
-        A mean would lift all others of a group in which one member loses the road.
-        """
-        group_P = self._group_P()
-        return np.array([np.median(return_P[group_P == group]) for group in group_P])
-
     def _learn(self, outcome: Outcome) -> Metrics:
         return_P = outcome.return_PE.mean(axis=1)
-        self.es.tell(self._params_PN, return_P - self._par_P(return_P))
+        group_P = self._group_P()
+        mean_G = np.bincount(group_P, return_P) / np.bincount(group_P)
+        self.es.tell(self._params_PN, return_P - mean_G[group_P])
         newest = 1 / min(self.es.generation, self.config.averaged_generations)
         self.mean_N = (1 - newest) * self.mean_N + newest * self.es.mean_N
         steps = int(outcome.length_PE.sum())
