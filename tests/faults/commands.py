@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ _CONTEXT.set_forkserver_preload(["rlzoo.run", "rlzoo.io.events"])
 
 def _run(words: list[str], folder: Path, output: Path) -> None:
     os.chdir(folder)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
