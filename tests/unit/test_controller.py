@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -310,7 +311,9 @@ def test_same_seed_same_everything_other_seed_other():
     assert outcome(one) == outcome(two) != outcome(other)
 
 
-@pytest.mark.parametrize("settings", [{}, {"groups": 2, "averaged_generations": 4}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"groups": 3, "averaged_generations": 4, "replayed_groups": 1}]
+)
 @pytest.mark.parametrize("steps", [0, 1, 3, 11, 20, 40])
 def test_stopped_anywhere_and_resumed_equals_straight(steps, settings, tmp_path):
     """Also in the middle of a generation or an evaluation, which are then done again."""
@@ -379,6 +382,40 @@ def test_groups_play_episodes_of_their_own(workers):
     np.testing.assert_array_equal(seed_PE[0::2], seed_PE[1::2])  # pairs
     assert len(set(seed_PE.flat)) == 3 * 2
     assert not set(seed_PE.flat) & set(np.concatenate([s.seed_PE for s in second]).flat)
+
+
+def test_episodes_of_the_lowest_groups_are_played_again():
+    """Here a track is worth what its seed says, so that the lowest of three is known."""
+    plays = player()
+
+    def worker(share: Share):
+        outcome = yield from plays(share)
+        return outcome._replace(return_PE=1e9 * (share.seed_PE % 1000) + outcome.return_PE)
+
+    class Heard(Listening):
+        def __init__(self) -> None:
+            LocalExecutor.__init__(self, lambda: worker)
+            self.shares = []
+
+    executor = Heard()
+    it = phase(executor=executor, groups=3, replayed_groups=1, evaluate_every_generations=99)
+    until(it, 4)
+    played = [[tuple(row) for row in share.seed_PE[::2]] for share in executor.shares]
+    assert len(played) == 4
+    for before, after in itertools.pairwise(played):
+        worst = min(before, key=lambda row: sum(seed % 1000 for seed in row))
+        assert after[0] == worst
+        assert not set(after[1:]) & set(before), "the others are new"
+
+
+def test_replayed_episodes_of_another_number_are_let_go():
+    it = phase(groups=3, replayed_groups=1)
+    until(it, 2)
+    assert it.state()["replayed_seeds"].shape == (1, 2)
+    other = phase(groups=3, replayed_groups=1, episodes=1)
+    other.load(it.state())
+    until(other, 3)
+    assert other.state()["replayed_seeds"].shape == (1, 1)
 
 
 def test_easy_episodes_do_not_make_a_good_member():

@@ -579,6 +579,10 @@ def test_without_a_directory_it_cleans_up():
             {"controller": {"population": 8, "groups": 5}},
             "algo.controller.groups: got 5, expected at",
         ),
+        (
+            {"controller": {"population": 8, "groups": 4, "replayed_groups": 4}},
+            "algo.controller.replayed_groups: got 4, expected fewer than",
+        ),
         ({"controller": {"train_in": "dream"}}, "all episodes would be equal"),
         (
             {

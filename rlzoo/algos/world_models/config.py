@@ -101,6 +101,12 @@ class WorldModelsConfig:
                 f"algo.controller.groups: got {groups}, expected at most {population // 2}, two "
                 f"members of algo.controller.population={population} in each"
             )
+        replayed = self.controller.replayed_groups
+        if replayed >= groups:
+            raise UsageError(
+                f"algo.controller.replayed_groups: got {replayed}, expected fewer than "
+                f"algo.controller.groups={groups}, so that new episodes are played, too"
+            )
         if self.controller.train_in == "dream":
             self._check_dream()
         if not self.source:

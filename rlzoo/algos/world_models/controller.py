@@ -59,6 +59,12 @@ class ControllerConfig(CMAESConfig):
         "far they are above their group's mean: more episodes teach, and none more is played",
         low=1,
     )
+    replayed_groups: int = setting(
+        0,
+        "the episodes of so many groups, those with the lowest returns of a generation, are played "
+        "again in the next: what goes wrong is practised most (as Jiang et al. 2021 replay levels)",
+        low=0,
+    )
     averaged_generations: int = setting(
         1,
         "the search's mean, as it is played, is averaged over about so many generations, for steps "
@@ -104,6 +110,7 @@ class ControllerPhase:
         self.best_return: float | None = None  # of the best mean, when it was played
         self.env_steps = self.dream_steps = self.played = 0
         self._evaluation_is_due = False
+        self._replayed_RE = np.empty((0, config.episodes), np.int64)  # seeds of episodes gone wrong
         self._under_way: State | None = None  # the state before the work in progress
 
     @property
@@ -132,20 +139,23 @@ class ControllerPhase:
             seed_PE, patience = np.array(seeds)[:, None], None
         else:
             self._params_PN = members_PN = self.es.ask()
-            seed_PE, patience = self._seeds(), config.patience_env_steps
+            seed_PE, patience = self._seed_GE()[self._group_P()], config.patience_env_steps
         count = min(max(config.workers, 1), len(members_PN))
         parts = (np.array_split(array, count) for array in (members_PN, seed_PE))
         shares = [Share(params, seeds, patience) for params, seeds in zip(*parts, strict=True)]
         self.executor.start(shares)
 
-    def _seeds(self) -> np.ndarray:
-        """Of the episodes [P, E] of this generation."""
+    def _seed_GE(self) -> np.ndarray:
+        """Of the episodes of this generation: new ones, but for the groups that replay."""
         groups, episodes = self.config.groups, self.config.episodes
         first = self.es.generation * groups * episodes
         seeds = [
             episode_seed(self.seed, TRAIN, POPULATION, first + k) for k in range(groups * episodes)
         ]
-        return np.array(seeds).reshape(groups, episodes)[self._group_P()]
+        seed_GE = np.array(seeds).reshape(groups, episodes)
+        replayed_RE = self._replayed_RE[: self.config.replayed_groups]
+        seed_GE[: len(replayed_RE)] = replayed_RE
+        return seed_GE
 
     def _group_P(self) -> np.ndarray:
         """Neighbours share a group: the step size comes from comparing the first two members."""
@@ -155,6 +165,8 @@ class ControllerPhase:
         return_P = outcome.return_PE.mean(axis=1)
         group_P = self._group_P()
         mean_G = np.bincount(group_P, return_P) / np.bincount(group_P)
+        lowest_R = mean_G.argsort(kind="stable")[: self.config.replayed_groups]
+        self._replayed_RE = self._seed_GE()[lowest_R]
         self.es.tell(self._params_PN, return_P - mean_G[group_P])
         newest = 1 / min(self.es.generation, self.config.averaged_generations)
         self.mean_N = (1 - newest) * self.mean_N + newest * self.es.mean_N
@@ -210,6 +222,7 @@ class ControllerPhase:
             "env_steps": self.env_steps,
             "dream_steps": self.dream_steps,
             "played": self.played,
+            "replayed_seeds": self._replayed_RE,
             "evaluation_is_due": self._evaluation_is_due,
         }
 
@@ -219,6 +232,10 @@ class ControllerPhase:
         self.best_return = state["best_return"]
         self.env_steps, self.dream_steps = state["env_steps"], state["dream_steps"]
         self.played, self._evaluation_is_due = state["played"], state["evaluation_is_due"]
+        # Older runs have none, and episodes of another number than now are let go.
+        replayed_RE = np.array(state.get("replayed_seeds", self._replayed_RE))
+        if replayed_RE.shape[1] == self.config.episodes:
+            self._replayed_RE = replayed_RE
         self._under_way = None
 
     def continue_from(self, state: State) -> None:
