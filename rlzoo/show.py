@@ -143,6 +143,7 @@ def play_run(
         if not hasattr(registry.get("algo", config.algo.name)[0], name):
             raise UsageError(f"{name}=true: algo={config.algo.name} has no such pictures")
     algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
+    return_: float | None
     if not wanted and has_display() and not file:
         return_ = _play_in_window(algorithm, config, index)
     else:
@@ -163,14 +164,15 @@ def play_run(
         if file or not _show_film(frames, fps):
             print(write_video(Path(file) if file else directory.videos / name, frames, fps))
     algorithm.env.close()
-    print(f"return {return_:g}{' in the dream' if 'dream' in wanted else ''}")
+    where = " in the dream" if "dream" in wanted else ""
+    print(f"no return{where}" if return_ is None else f"return {return_:g}{where}")
     return 0
 
 
 def _dream(
     algorithm: Any, config: RunConfig, index: int, temperature: float | None
-) -> tuple[np.ndarray, float, float]:
-    """Frames, frames per second and return of a dreamed episode."""
+) -> tuple[np.ndarray, float, float | None]:
+    """Frames, frames per second and return, if M knows it, of a dreamed episode."""
     with closing(make_env(config.env)) as env:
         fps = frames_per_second(env)
     frames, return_ = algorithm.dream(episode_seed(config.seed, TEST, 0, index), temperature)

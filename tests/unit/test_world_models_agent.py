@@ -485,6 +485,8 @@ def test_what_it_learns_in_a_dream():
     assert controller["env_steps"] == 0 < controller["dream_steps"] <= 4 * 4 * 6
     assert it.counters.env_steps == it.artefacts.store("collect").num_steps
     assert it.params_N.any()
+    frames_THWC, return_ = it.dream(0, None)
+    assert len(frames_THWC) <= 7 and isinstance(return_, float), "known to an M with heads"
 
 
 def test_pictures_beside_the_real_ones(finished_run):
@@ -503,7 +505,7 @@ def test_a_dream_can_be_watched_without_the_stores(finished_run, tmp_path):
     it = agent(tmp_path, controller={"max_dream_steps": 12})
     it.load_policy(finished_run.state)
     frames_THWC, return_ = it.dream(1, None)
-    assert frames_THWC.shape == (13, 64, 64, 3) and return_ == 12
+    assert frames_THWC.shape == (13, 64, 64, 3) and return_ is None
     warmer, _ = it.dream(1, 3.0)
     np.testing.assert_array_equal(warmer[0], frames_THWC[0])
     assert not np.array_equal(warmer[-1], frames_THWC[-1])

@@ -154,8 +154,8 @@ class WorldModels:
         """Frames [B, H, 3 * W, 3]: the real ones, what V keeps of them, what M had expected."""
         return viewing.beside(self, obs_B, memory_BM)
 
-    def dream(self, seed: int, temperature: float | None) -> tuple[np.ndarray, float]:
-        """Frames [T, H, W, 3] and return of an episode that C plays in M."""
+    def dream(self, seed: int, temperature: float | None) -> tuple[np.ndarray, float | None]:
+        """Frames [T, H, W, 3] and return, if known, of an episode that C plays in M."""
         return viewing.dream_film(self, seed=seed, temperature=temperature)
 
     # ---------------------------------------------------------------- phases

@@ -41,11 +41,12 @@ def beside(agent: WorldModels, obs_B: np.ndarray, memory_BM: np.ndarray) -> np.n
 
 def dream_film(
     agent: WorldModels, *, seed: int, temperature: float | None = None
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float | None]:
     """An episode that the policy dreams, decoded: frames [T, H, W, 3] uint8 and its return.
 
-    The temperature is that of the settings where none is given. UsageError without M, or latents
-    to begin with.
+    The return is None where M knows neither rewards nor an end: then all dreams are worth the same.
+    The temperature is that of the settings where none is given. UsageError without M, or latents to
+    begin with.
     """
     for phase in ("encode", "memory"):
         agent.artefacts.require(phase, "dream=true")
@@ -64,4 +65,5 @@ def dream_film(
         step = dream.step(agent.policy(feature_BF))
         feature_BF, return_ = step.next_obs_B, return_ + float(step.reward_B[0])
         frames.append(dream.render()[0])
-    return np.stack(frames), return_
+    is_known = agent.rnn.reward_head or agent.rnn.done_head
+    return np.stack(frames), return_ if is_known else None
