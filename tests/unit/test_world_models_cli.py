@@ -219,7 +219,7 @@ def test_a_run_without_a_controller_is_not_tested(runs, tmp_path, capsys):
     assert not any(
         name.startswith(("eval/", "test/")) for row in metrics(tmp_path / "run") for name in row
     )
-    assert main(["compare", f"{tmp_path}/run"]) == 0
+    assert main(["compare", f"{tmp_path}/run", f"file={tmp_path}/curves.png"]) == 0
     assert json.loads((runs / "wm" / "result.json").read_text())["test"]["last"]
 
 
