@@ -136,14 +136,16 @@ def train(words: list[str]) -> int:
         print(configuration.to_yaml(config), end="")
         return 0
     with StopSignal().installed() as stop:
+        from rlzoo.build import check_agent, check_demonstrations, check_spaces
         from rlzoo.io.run_dir import RunDir, provenance
-        from rlzoo.run import Run, check_demonstrations, check_spaces
+        from rlzoo.run import Run
 
         run_dir = Path(places["run_dir"])
         output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
         RunDir.check_writable(output)
         check_spaces(config)
         check_demonstrations(config)
+        check_agent(config)
         if stop():
             return stop.exit_code
         if places["run_dir"]:

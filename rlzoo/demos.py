@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from rlzoo import config as configuration
 from rlzoo import statistics
+from rlzoo.build import find_checkpoint, load_policy, open_run
 from rlzoo.data import minari_format
 from rlzoo.data.demonstration_fit import FitReport, fit_report
 from rlzoo.data.demonstrations import Demonstrations, check_fits, encode, load
@@ -24,7 +25,6 @@ from rlzoo.evaluate import has_display, prepare_headless_drawing, text_table
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
-from rlzoo.show import find_checkpoint, load_policy, open_run
 from rlzoo.terminal import note
 from rlzoo.types import CantCreateError, StorageError, UsageError
 

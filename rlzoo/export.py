@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlzoo.build import find_checkpoint, load_policy, open_run
 from rlzoo.io import checkpoint as checkpoints
-from rlzoo.show import find_checkpoint, flag, load_policy, open_run
+from rlzoo.show import flag
 from rlzoo.types import CantCreateError, StorageError, UsageError
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlzoo import config as configuration
-from rlzoo import registry
+from rlzoo.build import build, source_of
 from rlzoo.config import RunConfig
-from rlzoo.envs.make import make_env, make_vector, restore_class
+from rlzoo.envs.make import make_env, restore_class
 from rlzoo.evaluate import Evaluation, Stopped, evaluate, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import RECORD, Logger, read_curve
@@ -25,88 +22,14 @@ from rlzoo.loop import Hooks, Loop
 from rlzoo.seeding import SELECT, TEST
 from rlzoo.terminal import Progress, note
 from rlzoo.types import (
-    Algorithm,
     NonFiniteError,
     RlzooError,
-    Setup,
-    Source,
     State,
     StorageError,
     UsageError,
 )
 
 Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
-
-
-def check_spaces(config: RunConfig) -> None:
-    """Refuse (UsageError) what cannot work in this env's spaces or on this machine."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device=cuda: torch finds no GPU here, expected device=cpu")
-    env = make_env(config.env)
-    try:
-        algorithm_class: Any = registry.get("algo", config.algo.name)[0]
-        algorithm_class.check_spaces(config.algo, env.observation_space, env.action_space)
-    finally:
-        env.close()
-
-
-def check_demonstrations(config: RunConfig) -> None:
-    """Refuse demonstrations that nothing can be learnt from in this env; warn of foreign ones."""
-    settings = getattr(config.algo, "demonstrations", None)
-    if settings is None:
-        return
-    from rlzoo.data.demonstration_fit import fit_report
-    from rlzoo.data.demonstrations import check_fits, chosen
-
-    demonstrations = chosen(settings)
-    make = partial(make_env, config.env)
-    with closing(make()) as env:
-        spaces = env.observation_space, env.action_space
-    check_fits(demonstrations, *spaces, config.env.id)
-    restore = restore_class(config.env, config.seed)
-    for warning in fit_report(demonstrations, make, restore=restore, seed=config.seed).warnings:
-        note(f"warning: {warning}")
-
-
-def _registered(kind: str, settings: Any) -> Any:
-    return settings and registry.get(kind, settings.name)[0]
-
-
-def source_of(config: RunConfig) -> Source | None:
-    """The run that a new one builds on (`algo.source`), if it names one."""
-    path = getattr(config.algo, "source", "")
-    if not path:
-        return None
-    directory = RunDir.open(Path(path))
-    found = checkpoint.newest(directory.checkpoints, note)
-    if found is None:
-        raise UsageError(f"algo.source: {path} has no checkpoint yet")
-    return Source(directory.path, found[1]["algorithm"])
-
-
-def build(
-    config: RunConfig, directory: Path | None = None, source: Source | None = None
-) -> Algorithm:
-    """The algorithm of a configuration with its envs, networks and buffers, ready to `step`."""
-    check_spaces(config)
-    torch.set_num_threads(config.threads)
-    setup = Setup(
-        env=make_vector(config.env, run_seed=config.seed),
-        seed=config.seed,
-        total_env_steps=config.total_env_steps,
-        network=config.network,
-        make_encoder=_registered("network", config.network),
-        replay=config.replay,
-        replay_class=_registered("replay", config.replay),
-        device=config.device,
-        compile=config.compile,
-        env_id=config.env.id,
-        env_config=config.env,
-        directory=directory,
-        source=source,
-    )
-    algorithm: Algorithm = registry.get("algo", config.algo.name)[0](config.algo, setup)
-    return algorithm
 
 
 class Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,57 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from rlzoo import config as configuration
 from rlzoo import registry
+from rlzoo.build import find_checkpoint, load_policy, open_run
 from rlzoo.config import RunConfig
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import make_env, restore_class
 from rlzoo.evaluate import Greedy, evaluate, frames_per_second, has_display, record_episode
-from rlzoo.io import checkpoint
-from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import enlarged, write_video
-from rlzoo.run import build
 from rlzoo.seeding import TEST, episode_seed
 from rlzoo.terminal import note
-from rlzoo.types import Algorithm, State, UsageError
-
-
-def open_run(path: str, env_words: Sequence[str] = ()) -> tuple[RunDir, RunConfig]:
-    """A run directory and its configuration; `latest` is the newest one under outputs/.
-
-    `env_words` are overrides of its env, such as `env.kwargs.gravity=-12`.
-    """
-    from rlzoo.io.run_dir import latest
-
-    directory = RunDir.open(latest(Path("outputs")) if path == "latest" else Path(path))
-    name = directory.path / "config.yaml"
-    saved = configuration.load_yaml(name.read_text(), str(name))
-    registry.load_plugins(saved.get("plugins") or ())
-    return directory, configuration.branched(saved, env_words)
-
-
-def find_checkpoint(directory: RunDir, which: str) -> tuple[Path, State]:
-    """The best checkpoint (where there is none, the last) or the last one, with its state."""
-    if which not in ("best", "last"):
-        raise UsageError(f"checkpoint: got '{which}', expected best or last")
-    best = checkpoint.best(directory.checkpoints) if which == "best" else None
-    if best is not None:
-        note(f"{best.name} (best on the selection seeds)")
-        return best, checkpoint.load(best)
-    found = checkpoint.newest(directory.checkpoints, note)
-    if found is None:
-        raise UsageError(f"{directory.path}: has no checkpoint yet")
-    note(f"{found[0].name} (last)")
-    return found
-
-
-def load_policy(config: RunConfig, state: State) -> Algorithm:
-    """The algorithm with the policy of a checkpoint, ready to `act`."""
-    # Episodes are shown in the env itself, on the CPU: what trained may not be here.
-    env = replace(config.env, backend="sync")
-    algorithm = build(replace(config, env=env, device="cpu"))
-    algorithm.load_policy(state["algorithm"])
-    return algorithm
+from rlzoo.types import Algorithm, UsageError
 
 
 def _file_name(of_the_run: str, env_words: Sequence[str]) -> str:

@@ -155,6 +155,7 @@ class Setup:
     env_config: Any = None  # of `env`, for what needs more of them
     directory: Path | None = None  # of the run, for large files; None: there is none
     source: Source | None = None
+    load_agent: Any = None  # (path of another run) -> its algorithm, ready to `act`
 
 
 @runtime_checkable

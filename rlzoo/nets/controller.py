@@ -62,13 +62,20 @@ class Controller:
             layers.append((weight.unflatten(1, (inputs, outputs)), bias.unsqueeze(1)))
         return layers
 
-    def __call__(self, layers: list[Layer], features_RF: Tensor) -> Tensor:
-        """Actions [R, A]: each row's features under its own controller, or all under one."""
-        x = features_RF.unsqueeze(1)
-        for weight, bias in layers:
+    def outputs(self, layers: list[Layer], features_RF: Tensor) -> Tensor:
+        """What the last tanh is of [R, A]: each row's features under its own controller, or all
+        under one.
+        """
+        x, last = features_RF.unsqueeze(1), len(layers) - 1
+        for index, (weight, bias) in enumerate(layers):
             x = torch.matmul(x, weight)
-            x = (x + bias if self._has_bias else x).tanh()
-        action_RA = self._offset_A + self._scale_A * x.squeeze(1)
+            x = x + bias if self._has_bias else x
+            x = x if index == last else x.tanh()
+        return x.squeeze(1)
+
+    def __call__(self, layers: list[Layer], features_RF: Tensor) -> Tensor:
+        """Actions [R, A]."""
+        action_RA = self._offset_A + self._scale_A * self.outputs(layers, features_RF).tanh()
         return action_RA.clamp(self._low_A, self._high_A)
 
 

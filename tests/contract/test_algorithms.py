@@ -17,11 +17,12 @@ from rlzoo import config as configuration
 from rlzoo import registry
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.population import Player
+from rlzoo.build import build, check_spaces
 from rlzoo.config import RunConfig
 from rlzoo.evaluate import Stopped
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
-from rlzoo.run import Run, build, check_spaces
+from rlzoo.run import Run
 from rlzoo.types import Algorithm, NonFiniteError, UsageError
 
 ALGORITHMS = registry.names("algo")

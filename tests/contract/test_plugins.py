@@ -15,9 +15,10 @@ from test_algorithms import StopAt, fingerprint, never, outcome, start
 
 from rlzoo import config as configuration
 from rlzoo import registry
+from rlzoo.build import build, check_spaces
 from rlzoo.cli import main
 from rlzoo.config import RunConfig
-from rlzoo.run import Run, build, check_spaces
+from rlzoo.run import Run
 from rlzoo.types import Algorithm, UsageError
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -18,7 +18,7 @@ from experts import with_demonstrations
 
 from rlzoo import config as configuration
 from rlzoo import registry
-from rlzoo.run import build
+from rlzoo.build import build
 
 ENVS = {  # the others: cliffwalking
     "gail_as_printed": "lunarlander_continuous",

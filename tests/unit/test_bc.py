@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rlzoo import cli
 from rlzoo import config as configuration
 from rlzoo.algos.bc import BC, split
+from rlzoo.build import build
 from rlzoo.data.demonstrations import Demonstrations, encode
 from rlzoo.data.recording import record
 from rlzoo.envs.make import EnvConfig
@@ -26,7 +27,6 @@ from rlzoo.nets.actor_critic import ActorCritic, DiagonalGaussian
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.nets.policy import Policy
 from rlzoo.nets.state import module_state
-from rlzoo.run import build
 from rlzoo.types import DataError
 
 CARTPOLE = EnvConfig(name="cartpole", id="CartPole-v1", restore="replay")

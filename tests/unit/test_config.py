@@ -11,9 +11,10 @@ from hydra.errors import ConfigCompositionException
 
 from rlzoo import config as configuration
 from rlzoo import registry
+from rlzoo.build import build, check_spaces
 from rlzoo.config import CONF_DIR, compose, from_mapping, groups, plain, sweep_jobs, with_overrides
 from rlzoo.io.run_dir import RunDir
-from rlzoo.run import Run, build, check_spaces
+from rlzoo.run import Run
 from rlzoo.types import DataError, UsageError
 
 FILES = [(file.parent.name, file.stem) for file in sorted(CONF_DIR.glob("*/*.yaml"))]

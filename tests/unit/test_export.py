@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rlzoo import export
+from rlzoo.build import find_checkpoint, load_policy, open_run
 from rlzoo.cli import main
 from rlzoo.io import checkpoint
-from rlzoo.show import find_checkpoint, load_policy, open_run
 
 TINY = [
     "algo=dqn",

@@ -39,6 +39,7 @@ TINY: dict[str, Any] = {
     "collect": {"episodes": 6, "max_episode_steps": 8, "policy": "held"},
     "vision": {"latent_size": 3, "epochs": 1, "batch_size": 8, "block_updates": 2},
     "memory": {"hidden_size": 4, "epochs": 2, "batch_size": 2, "block_updates": 1},
+    "imitate": {},
     "controller": {"population": 4, "evaluate_every_generations": 2, "evaluate_episodes": 2},
 }
 
@@ -56,6 +57,7 @@ def agent(
     total: int = 250,
     source: Source | None = None,
     env_id: str = "Lamp-v0",
+    load_agent: Any = None,
     **changes: Any,
 ) -> WorldModels:
     torch.set_num_threads(1)
@@ -73,6 +75,7 @@ def agent(
         directory=directory,
         env_config=LAMP,
         source=source,
+        load_agent=load_agent,
     )
     config = settings(source=str(source.directory) if source else "", **changes)
     return WorldModels(config, setup)
@@ -375,6 +378,112 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
     nobody = Source(tmp_path, agent(phases=["collect"]).state())
     with pytest.raises(UsageError, match="policy=controller: needs what the phase 'controller'"):
         run(agent(source=nobody, phases=["collect"], collect=play))
+
+
+def test_c_begins_as_the_sources_on_a_new_v_and_m(finished_run, tmp_path):
+    """And a search goes on from there; V and M can be of other sizes, and so can the agent's be."""
+    loaded = []
+
+    def load_agent(path: str) -> WorldModels:
+        loaded.append(path)
+        old = agent()
+        old.load_policy(finished_run.state)
+        return old
+
+    plan = ["vision", "encode", "memory", "imitate", "controller"]
+    changes = {"phases": plan, "vision": {"latent_size": 5}, "memory": {"hidden_size": 6}}
+
+    def new(directory: Path) -> WorldModels:
+        few = {"generations": 1, "sigma0": 1e-6}
+        return agent(
+            directory,
+            source=finished_run,
+            load_agent=load_agent,
+            total=10**6,
+            controller=few,
+            **changes,
+        )
+
+    it = new(tmp_path / "straight")
+    assert set(it.artefacts.state()["left"]) == {"collect"}, "of the source's C nothing is borrowed"
+    while it.counters.phase != "imitate":
+        it.step()
+    assert not loaded and not it.params_N.any() and not it.has_policy
+    offline = it.counters.offline_updates
+    it.step()
+    stopped = it.state()
+    while it.counters.phase == "imitate":
+        it.step()
+    assert it.counters.offline_updates == offline + 6, "an episode each"
+    assert loaded == [str(finished_run.directory)] and it.has_policy
+    imitated_N = it.params_N
+    assert imitated_N.any() and set(it.artefacts["controller"]) == {"mean", "best"}
+    run(it)
+    np.testing.assert_allclose(it.params_N, imitated_N, atol=1e-4)
+    assert (it.params_N != imitated_N).any()
+    resumed = new(tmp_path / "straight")
+    resumed.load(stopped)
+    run(resumed)
+    assert fingerprint(resumed.state()) == fingerprint(it.state())
+
+
+def test_imitation_alone_makes_an_agent(finished_run, tmp_path):
+    """Of another run; the source's own C does not stand in."""
+    other = trained()
+    it = agent(
+        tmp_path,
+        source=finished_run,
+        load_agent=lambda path: other,
+        phases=["imitate"],
+        imitate={"agent": "elsewhere", "episodes": 2},
+    )
+    assert it.config.imitates == "elsewhere" and not it.has_policy
+    run(it)
+    assert it.counters.phase == "finished" and it.counters.offline_updates == 2 and it.has_policy
+    same = agent(
+        tmp_path,
+        phases=["imitate"],
+        imitate={"agent": "elsewhere", "episodes": 2},
+        source=finished_run,
+        load_agent=lambda path: other,
+    )
+    same.load(it.state())
+    assert same.done()
+    np.testing.assert_array_equal(same.params_N, it.params_N)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"phases": ["imitate"]}, r"'imitate' got no agent, expected algo\.imitate\.agent=RUN"),
+        (
+            {"phases": ["imitate"], "imitate": {"agent": "run"}},
+            r"'imitate' needs what 'collect' leaves",
+        ),
+        (
+            {
+                "phases": ["collect", "imitate"],
+                "imitate": {"agent": "run"},
+                "controller": {"hidden": 3},
+            },
+            r"algo\.controller\.hidden: got 3, expected 0",
+        ),
+        ({"phases": ["controller", "imitate"]}, r"memory, imitate, controller, in this order"),
+        ({"phases": ["imitat"]}, r"unknown phase 'imitat'. Did you mean 'imitate'"),
+        ({"borrowed": ["imitate"]}, r"borrowed: unknown phase 'imitate'"),
+    ],
+)
+def test_what_cannot_be_imitated_is_refused(changes, text):
+    with pytest.raises(UsageError, match=text):
+        settings(**changes)
+
+
+def test_an_agent_without_a_c_is_refused(finished_run):
+    for nobody in (agent(), object()):
+        with pytest.raises(
+            UsageError, match=r"algo\.imitate\.agent: .* has no C, expected a run of"
+        ):
+            WorldModels.check_agent(settings(source="here", phases=["imitate"]), nobody)
 
 
 def test_a_source_whose_frames_are_gone_is_refused(tmp_path):

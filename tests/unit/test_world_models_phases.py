@@ -21,6 +21,7 @@ from world_models_parts import (
     contents,
     encoding,
     finish,
+    imitation,
     memory,
     saved,
     vision,
@@ -36,6 +37,7 @@ PHASES: dict[str, Callable[[Path], Any]] = {
     "vision": lambda path: vision(path, block_updates=1),
     "encode": encoding,
     "memory": memory,
+    "imitate": imitation,
 }
 FILES = {"collect": "frames", "encode": "latents"}
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from rlzoo.algos.world_models.collect import CollectConfig, CollectPhase
-from rlzoo.algos.world_models.memory import MemoryConfig, MemoryPhase
+from rlzoo.algos.world_models.imitate import Driver, ImitateConfig, ImitatePhase
+from rlzoo.algos.world_models.memory import MemoryConfig, MemoryPhase, make_rnn
 from rlzoo.algos.world_models.phases import Phase
+from rlzoo.algos.world_models.population import Senses, columns
 from rlzoo.algos.world_models.vision import (
     EncodeConfig,
     EncodePhase,
@@ -21,6 +24,7 @@ from rlzoo.algos.world_models.vision import (
 )
 from rlzoo.data.frame_store import Column, FrameStore
 from rlzoo.io.encoding import decode, encode
+from rlzoo.nets.controller import Controller
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.types import State
 
@@ -166,3 +170,37 @@ def memory(directory: Path, seed: int = 0, **settings: Any) -> MemoryPhase:
     latents = directory / "latents"
     store = FrameStore.open(latents) if latents.exists() else latents_store(latents)
     return MemoryPhase(MemoryConfig(**{**sizes, **options, **settings}), seed=seed, latents=store)
+
+
+def driver(seed: int, latent_size: int = 4, hidden_size: int = 3, **settings: Any) -> Driver:
+    """A V and an M at random, and a C that acts on z and h."""
+    vae = make_vae(VisionConfig(latent_size=latent_size, precision="float32"), seed=seed)
+    rnn = make_rnn(MemoryConfig(hidden_size=hidden_size), latent_size, 2, seed)
+    part = columns("zh", latent_size, hidden_size)
+    controller = Controller(latent_size + hidden_size, spaces.Box(-1, 1, (2,)), **settings)
+    return Driver(Senses(vae, rnn, latent="mean"), controller, part)
+
+
+def imitation(
+    directory: Path,
+    seed: int = 0,
+    *,
+    agent: Driver | None = None,
+    pupil: Driver | None = None,
+    patience_env_steps: int | None = None,
+    **settings: Any,
+) -> ImitatePhase:
+    """A phase where `pupil` learns from an agent at random; `episodes` and `ridge` may be given."""
+    frames = directory / "frames"
+    store = FrameStore.open(frames) if frames.exists() else pictures_store(frames, (9, 8, 7, 9))
+    agent = agent or driver(1)
+    rng = np.random.default_rng(0)
+    return ImitatePhase(
+        ImitateConfig(**settings),
+        seed=seed,
+        frames=store,
+        agent=agent,
+        params_N=rng.standard_normal(agent.controller.num_params),
+        pupil=pupil or driver(2, latent_size=5),
+        patience_env_steps=patience_env_steps,
+    )

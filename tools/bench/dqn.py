@@ -43,8 +43,8 @@ TASKS = {
 
 
 def ours(name: str, *, compiled: bool) -> Measurement:
+    from rlzoo.build import build
     from rlzoo.config import compose
-    from rlzoo.run import build
 
     task = TASKS[name]
     config = compose(

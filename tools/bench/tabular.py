@@ -18,8 +18,8 @@ WARM_UP, WORK = 20_000, 200_000  # env steps
 
 
 def q_learning(env: str) -> Measurement:
+    from rlzoo.build import build
     from rlzoo.config import compose
-    from rlzoo.run import build
 
     words = ["algo=q_learning", f"env={env}", "experiment=none", f"total_env_steps={2 * WORK}"]
     return drive(build(compose(words)), WARM_UP, WORK)

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +20,15 @@ import torch
 from rlzoo.algos.world_models import viewing
 from rlzoo.algos.world_models.artefacts import OWN_LATENTS, Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
-from rlzoo.algos.world_models.config import WorldModelsConfig, how_to_do_more
+from rlzoo.algos.world_models.config import WorldModelsConfig, check_run, how_to_do_more
 from rlzoo.algos.world_models.controller import ControllerPhase
+from rlzoo.algos.world_models.imitate import Driver, ImitatePhase, check_agent
 from rlzoo.algos.world_models.memory import MemoryPhase, make_rnn
 from rlzoo.algos.world_models.phases import Films, Images, Phase
 from rlzoo.algos.world_models.vision import EncodePhase, VisionPhase, make_vae
 from rlzoo.algos.world_models.worker import (
     Recipe,
-    check_env,
+    check_spaces,
     make_controller,
     make_player,
     make_senses,
@@ -36,18 +36,20 @@ from rlzoo.algos.world_models.worker import (
 )
 from rlzoo.data.random_policies import make_random_policy
 from rlzoo.envs.make import make_episode_batch
-from rlzoo.executor import Executor, make_executor, require_ray
+from rlzoo.executor import Executor, make_executor
 from rlzoo.nets.state import module_state
 from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.types import FINISHED, Counters, Metrics, Setup, State, UsageError
+from rlzoo.types import FINISHED, Counters, Metrics, Setup, State
 
-OFFLINE = ("vision", "encode", "memory")  # their units count as offline updates
+OFFLINE = ("vision", "encode", "memory", "imitate")  # their units count as offline updates
 LEARNING = ("vision", "memory", "controller")  # ... as updates
 NOISE_STEPS = 4096  # after so many steps of an episode, greedy actions meet the same noise again
 
 
 class WorldModels:
     needs = ()
+    check, check_spaces = staticmethod(check_run), staticmethod(check_spaces)
+    check_agent = staticmethod(check_agent)
 
     def __init__(self, config: WorldModelsConfig, setup: Setup) -> None:
         self.config, self.setup, self.env = config, setup, setup.env
@@ -82,36 +84,12 @@ class WorldModels:
             self.artefacts.borrow(setup.source.directory, state, config)
             self._take_artefacts()
 
-    @staticmethod
-    def check(run: Any) -> None:
-        """UsageError for what the phases would ignore, or ask for hours later."""
-        search = run.algo.controller
-        if run.env.backend == "process" and (search.workers or search.executor == "ray"):
-            raise UsageError(
-                "env.backend=process: workers of algo.controller have their envs in themselves, "
-                "expected algo.controller.workers=0, or env.backend=sync"
-            )
-        if "controller" in run.algo.phases and search.executor == "ray":
-            require_ray()
-
-    @staticmethod
-    def check_spaces(config: WorldModelsConfig, observation_space: Any, action_space: Any) -> None:
-        check_env(observation_space, action_space)
-        collect = config.collect
-        if (collect.policy == "one_control" or collect.forced_start_steps) and (
-            action_space.shape != (3,)
-        ):
-            raise UsageError(
-                "algo.collect: policy=one_control and forced_start_steps are for CarRacing, got "
-                f"actions {action_space}"
-            )
-
     # ---------------------------------------------------------------- acting
 
     @property
     def has_policy(self) -> bool:
         """False before the first search of C: there is nothing to evaluate, or another run's C."""
-        if "controller" not in self.config.phases:
+        if not {"imitate", "controller"} & set(self.config.phases):
             return False
         return isinstance(self._phase, ControllerPhase) or "controller" in self.artefacts
 
@@ -147,6 +125,10 @@ class WorldModels:
         """Actions of C for features [z | h | c]."""
         layers = self.controller.layers(torch.from_numpy(self.params_N[None].astype(np.float32)))
         return self.controller(layers, torch.from_numpy(feature_BF[:, self._columns])).numpy()
+
+    @property
+    def driver(self) -> Driver:
+        return Driver(self.senses, self.controller, self._columns)
 
     # ---------------------------------------------------------------- to look at
 
@@ -216,6 +198,7 @@ class WorldModels:
             "vision": self._vision,
             "encode": self._encode,
             "memory": self._memory,
+            "imitate": self._imitate,
             "controller": self._controller,
         }
         return make[name]()
@@ -278,6 +261,20 @@ class WorldModels:
         )
         self.artefacts.load_network("memory", phase.rnn)
         return phase
+
+    def _imitate(self) -> ImitatePhase:
+        agent = self.setup.load_agent(self.config.imitates)
+        agent.env.close()
+        check_agent(self.config, agent)
+        return ImitatePhase(
+            self.config.imitate,
+            seed=self.setup.seed,
+            frames=self.artefacts.store("collect"),
+            agent=agent.driver,
+            params_N=agent.params_N,
+            pupil=self.driver,
+            patience_env_steps=self.config.controller.patience_env_steps,
+        )
 
     def _controller(self) -> ControllerPhase:
         config = self.config.controller

@@ -46,10 +46,13 @@ class Artefacts:
         return self._left[phase]
 
     def keep(self, phase: Phase) -> None:
-        """Take over what a finished phase leaves."""
-        self._left[phase.name] = self._left_by(phase)
+        """Take over what a finished phase leaves; what imitates is a C as well."""
+        name = "controller" if phase.name == "imitate" else phase.name
+        self._left[name] = self._left_by(phase)
 
     def _left_by(self, phase: Phase) -> State:
+        if phase.name == "imitate":
+            return {name: phase.state()[name] for name in ("mean", "best")}
         if phase.name in NETWORKS:
             return {"network": phase.state()[NETWORKS[phase.name]]}
         if phase.name not in STORES:
@@ -75,16 +78,17 @@ class Artefacts:
             raise DataError(f"{directory}: not a run of world_models")
         if state["about"] != self.about:
             raise DataError(f"{directory}: made with {state['about']}, expected {self.about}")
+        made_anew = {*plan, "controller"} if "imitate" in plan else plan
         for phase, left in state["left"].items():
             if phase not in config.borrowed:
                 continue
-            is_stale = phase in plan or any(name in plan for name in MADE_WITH[phase])
+            is_stale = phase in made_anew or any(name in plan for name in MADE_WITH[phase])
             if not is_stale or phase in goes_on:
                 path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
                 self._left[phase] = left | path if "path" in left else left
         needed = {NEEDS[phase] for phase in plan if phase in NEEDS} - set(plan)
         if continued:
-            needed |= {phase for phase in plan if phase not in STORES}
+            needed |= {phase for phase in plan if phase not in STORES and phase != "imitate"}
         for phase in sorted(needed - self._left.keys()):
             if phase not in config.borrowed:
                 borrowed = list(config.borrowed)

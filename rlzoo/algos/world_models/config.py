@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlzoo.algos.world_models.collect import CollectConfig
 from rlzoo.algos.world_models.controller import ControllerConfig
+from rlzoo.algos.world_models.imitate import ImitateConfig
 from rlzoo.algos.world_models.memory import MemoryConfig
 from rlzoo.algos.world_models.vision import EncodeConfig, VisionConfig
+from rlzoo.executor import require_ray
 from rlzoo.settings import nearest, setting
 from rlzoo.types import UsageError
 
 PHASES = ("collect", "vision", "encode", "memory", "controller")
+ORDER = (*PHASES[:-1], "imitate", PHASES[-1])  # with the one that needs an agent
 # What a phase cannot do without, and which phase leaves it.
-NEEDS = {"vision": "collect", "encode": "collect", "memory": "encode"}
+NEEDS = {"vision": "collect", "encode": "collect", "memory": "encode", "imitate": "collect"}
 # What a finished phase goes on for, if it is raised.
 MORE = {
     "collect": "collect.episodes",
     "vision": "vision.epochs",
     "memory": "memory.epochs",
+    "imitate": "imitate.episodes",
     "controller": "controller.generations",
 }
 # phase -> phases without which, made anew, what it left is worth nothing
@@ -59,7 +63,10 @@ class WorldModelsConfig:
 
     name: str = "world_models"
     phases: tuple[str, ...] = setting(
-        PHASES, "the phases of this run, some or all of them, in this order", fixed=True
+        PHASES,
+        "the phases of this run, some or all of them, in this order; before `controller` may come "
+        "`imitate`, where C begins as another agent's",
+        fixed=True,
     )
     source: str = setting(
         "", "a run whose frames, latents, V, M and C stand in for phases left out", fixed=True
@@ -74,15 +81,19 @@ class WorldModelsConfig:
     vision: VisionConfig = setting(VisionConfig(), "V, the VAE")
     encode: EncodeConfig = setting(EncodeConfig(), "from frames to latents")
     memory: MemoryConfig = setting(MemoryConfig(), "M, the MDN-RNN")
+    imitate: ImitateConfig = setting(ImitateConfig(), "C as another agent's, for a new V or M")
     controller: ControllerConfig = setting(ControllerConfig(), "C, searched by CMA-ES")
 
     def check(self) -> None:
-        for key, names in {"phases": self.phases, "borrowed": self.borrowed}.items():
+        for key, names, known in (
+            ("phases", self.phases, ORDER),
+            ("borrowed", self.borrowed, PHASES),
+        ):
             for name in names:
-                if name not in PHASES:
+                if name not in known:
                     raise UsageError(
-                        f"algo.{key}: unknown phase '{name}'.{nearest(name, PHASES)} "
-                        f"Known: {', '.join(PHASES)}"
+                        f"algo.{key}: unknown phase '{name}'.{nearest(name, known)} "
+                        f"Known: {', '.join(known)}"
                     )
         for name in self.borrowed:
             for other in MADE_WITH[name]:
@@ -90,11 +101,13 @@ class WorldModelsConfig:
                     raise UsageError(
                         f"algo.borrowed: got '{name}' without '{other}', with which it was made"
                     )
-        if not self.phases or list(self.phases) != sorted(set(self.phases), key=PHASES.index):
+        if not self.phases or list(self.phases) != sorted(set(self.phases), key=ORDER.index):
             raise UsageError(
                 f"algo.phases: got {list(self.phases)}, expected one or more of "
-                f"{', '.join(PHASES)}, in this order"
+                f"{', '.join(ORDER)}, in this order"
             )
+        if "imitate" in self.phases:
+            self._check_imitate()
         population, groups = self.controller.population, self.controller.groups
         if 2 * groups > population:
             raise UsageError(
@@ -111,6 +124,20 @@ class WorldModelsConfig:
             self._check_dream()
         if not self.source:
             self._check_without_source()
+
+    def _check_imitate(self) -> None:
+        if not self.imitates:
+            raise UsageError("algo.phases: 'imitate' got no agent, expected algo.imitate.agent=RUN")
+        if self.controller.hidden:
+            raise UsageError(
+                f"algo.controller.hidden: got {self.controller.hidden}, expected 0: what the phase "
+                "'imitate' fits is linear"
+            )
+
+    @property
+    def imitates(self) -> str:
+        """The run whose agent the phase `imitate` is about, if there is that phase."""
+        return (self.imitate.agent or self.source) if "imitate" in self.phases else ""
 
     def _check_dream(self) -> None:
         if not (self.memory.reward_head or self.memory.done_head):
@@ -133,6 +160,18 @@ class WorldModelsConfig:
                     f"algo.phases: '{name}' needs what '{needs[name]}' leaves: add that phase, or "
                     "a run that went through it (algo.source=RUN)"
                 )
+
+
+def check_run(run: Any) -> None:
+    """UsageError for what the phases would ignore, or ask for hours later."""
+    search = run.algo.controller
+    if run.env.backend == "process" and (search.workers or search.executor == "ray"):
+        raise UsageError(
+            "env.backend=process: workers of algo.controller have their envs in themselves, "
+            "expected algo.controller.workers=0, or env.backend=sync"
+        )
+    if "controller" in run.algo.phases and search.executor == "ray":
+        require_ray()
 
 
 def how_to_do_more(plan: Sequence[str], directory: Path, can_be_raised: bool) -> str:

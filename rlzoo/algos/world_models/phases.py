@@ -1,4 +1,4 @@
-"""What the phases of World Models have in common: collect, vision, encode, memory, controller.
+"""What the phases of World Models have in common (collect, vision, encode, memory, ...).
 
 A phase is built from plain arguments (its settings, a seed, directories, what earlier phases made)
 and can be used alone:
@@ -29,7 +29,7 @@ Films = dict[str, tuple[np.ndarray, float]]  # name -> (frames [T, H, W, 3] uint
 class Phase(Protocol):
     """One stage of training. `images() -> Images` and `films() -> Films` are optional."""
 
-    name: str  # collect, vision, encode, memory, controller
+    name: str  # one of `config.ORDER`
     unit: str  # what `progress` counts, in the plural
     env_steps: int  # taken in real environments by this phase so far, over all sessions
 

@@ -22,6 +22,7 @@ from rlzoo.nets.mdn_rnn import MDNRNN, Memory
 from rlzoo.nets.vae import VAE, sample
 from rlzoo.types import Step
 
+FRAMES_AT_ONCE = 500  # of an episode, for V
 SLICE_STEPS = 20  # of all episodes, between two points where work may be interrupted
 
 Inputs = Literal["zh", "z", "h", "zhc"]
@@ -62,6 +63,18 @@ class Senses:
             return feature_RF[:, :0]
         memory = self._rnn.remember(z_RZ, action_RA.to(self._device), Memory(h_RH, c_RH))
         return torch.cat(memory, dim=1).cpu()
+
+    def along(self, frame_THWC: np.ndarray, action_TA: np.ndarray, noise_TZ: np.ndarray) -> Tensor:
+        """Features [T, F] in each step of an episode that is over."""
+        feature_TF = torch.zeros(len(frame_THWC), self.num_features)
+        for first in range(0, len(frame_THWC), FRAMES_AT_ONCE):
+            part = slice(first, first + FRAMES_AT_ONCE)
+            feature_TF[part, : self.latent_size] = self.look(frame_THWC[part], noise_TZ[part])
+        for t in range(1, len(feature_TF)):
+            before = slice(t - 1, t)
+            carry_RM = self.remember(feature_TF[before], torch.from_numpy(action_TA[before]))
+            feature_TF[t, self.latent_size :] = carry_RM[0]
+        return feature_TF
 
 
 def columns(inputs: Inputs, latent_size: int, hidden_size: int) -> slice:

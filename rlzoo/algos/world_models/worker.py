@@ -93,6 +93,19 @@ def to_frames(obs_BHWC: np.ndarray) -> np.ndarray:
     return obs_BHWC if is_frame else frames64(obs_BHWC)
 
 
+def check_spaces(config: WorldModelsConfig, observation_space: Any, action_space: Any) -> None:
+    """UsageError unless V can look at the observations, and all who play make the actions."""
+    check_env(observation_space, action_space)
+    collect = config.collect
+    if (collect.policy == "one_control" or collect.forced_start_steps) and (
+        action_space.shape != (3,)
+    ):
+        raise UsageError(
+            "algo.collect: policy=one_control and forced_start_steps are for CarRacing, got "
+            f"actions {action_space}"
+        )
+
+
 def check_env(observation_space: Any, action_space: Any) -> None:
     """UsageError unless V can look at the observations, and C make the actions."""
     sizes = [(FRAME_SIZE, FRAME_SIZE), *SHOWN_ROWS]
