@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 
 from rlzoo import config as configuration
 from rlzoo import registry
-from rlzoo.build import build, check_spaces
+from rlzoo.build import build, check_spaces, source_of
 from rlzoo.config import CONF_DIR, compose, from_mapping, groups, plain, sweep_jobs, with_overrides
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import Run
@@ -29,6 +29,11 @@ NEEDS = {  # what must be chosen with an option so that the whole can work
     **{("env", f"car_racing{backend}"): None for backend in ("", "_fast", "_envpool")},  # images
     ("env", "takecover"): ["algo=ppo"],
     ("network", "nature_cnn"): None,  # no env with stacks of frames
+    ("experiment", "car_racing_world_models_second_turn"): [
+        f"algo.source={CONF_DIR.parent / 'outputs/pretrained/car_racing_world_models_best'}",
+        "algo.vision.latent_size=32",  # as the source's, also where debug=tiny
+        "algo.memory.hidden_size=256",
+    ],
 }
 NAMED_OTHERWISE = (  # after what they reproduce, or how they explore
     "gail_chapter",
@@ -75,7 +80,7 @@ def test_every_file_composes_and_makes_a_step(group, option):
     if config.env.name in PACKAGES:
         pytest.importorskip(PACKAGES[config.env.name])
     assert from_mapping(yaml.safe_load(configuration.to_yaml(config))) == config
-    algorithm = build(with_demonstrations(config))
+    algorithm = build(with_demonstrations(config), source=source_of(config))
     algorithm.step()
     algorithm.env.close()
 
@@ -88,7 +93,7 @@ def test_every_file_says_what_it_is(group, option):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_are_named_after_what_they_choose(name):
     skip_without_its_package(name)
-    config = compose([f"experiment={name}"])
+    config = compose(words_for("experiment", name))
     if name not in NAMED_OTHERWISE:
         assert name == f"{config.algo.name}_{config.env.name}"
     package = PACKAGES.get(config.env.name)

@@ -106,8 +106,6 @@ class WorldModelsConfig:
                 f"algo.phases: got {list(self.phases)}, expected one or more of "
                 f"{', '.join(ORDER)}, in this order"
             )
-        if "imitate" in self.phases:
-            self._check_imitate()
         population, groups = self.controller.population, self.controller.groups
         if 2 * groups > population:
             raise UsageError(
@@ -124,6 +122,8 @@ class WorldModelsConfig:
             self._check_dream()
         if not self.source:
             self._check_without_source()
+        if "imitate" in self.phases:
+            self._check_imitate()
 
     def _check_imitate(self) -> None:
         if not self.imitates:
