@@ -455,7 +455,7 @@ def test_imitation_alone_makes_an_agent(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"phases": ["collect", "imitate"]}, r"'imitate' got no agent, expected algo\.imitate\.agent=RUN"),
+        ({"phases": ["collect", "imitate"]}, r"got no agent, expected algo\.imitate\.agent=RUN"),
         (
             {"phases": ["imitate"], "imitate": {"agent": "run"}},
             r"'imitate' needs what 'collect' leaves",
