@@ -148,4 +148,4 @@ def check_agent(config: RunConfig) -> None:
         algorithm_class: Any = registry.get("algo", config.algo.name)[0]
         agent: Any = load_agent(path)
         agent.env.close()
-        algorithm_class.check_agent(config.algo, agent)
+        algorithm_class.check_agent(config.algo, config.env.id, agent)

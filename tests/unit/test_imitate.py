@@ -80,3 +80,10 @@ def test_hopeless_steps_do_not_count(tmp_path: Path) -> None:
     finish(patient)
     finish(hasty)
     np.testing.assert_array_equal(patient.params_N, hasty.params_N)
+
+
+def test_an_episode_of_one_step_says_nothing_of_what_was_foreseen(tmp_path: Path) -> None:
+    pictures_store(tmp_path / "frames", (1, 6))
+    phase = imitation(tmp_path)
+    assert phase.step() == {}
+    assert np.isfinite(phase.step()["train/imitate_explained_variance"]) and phase.params_N.any()

@@ -483,7 +483,9 @@ def test_an_agent_without_a_c_is_refused(finished_run):
         with pytest.raises(
             UsageError, match=r"algo\.imitate\.agent: .* has no C, expected a run of"
         ):
-            WorldModels.check_agent(settings(source="here", phases=["imitate"]), nobody)
+            WorldModels.check_agent(settings(source="here", phases=["imitate"]), "Lamp-v0", nobody)
+    with pytest.raises(UsageError, match="here acts in Lamp-v0, expected Other-v0"):
+        WorldModels.check_agent(settings(source="here", phases=["imitate"]), "Other-v0", trained())
 
 
 def test_a_source_whose_frames_are_gone_is_refused(tmp_path):

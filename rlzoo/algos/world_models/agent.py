@@ -265,7 +265,7 @@ class WorldModels:
     def _imitate(self) -> ImitatePhase:
         agent = self.setup.load_agent(self.config.imitates)
         agent.env.close()
-        check_agent(self.config, agent)
+        check_agent(self.config, self.setup.env_id, agent)
         return ImitatePhase(
             self.config.imitate,
             seed=self.setup.seed,

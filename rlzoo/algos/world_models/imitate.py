@@ -89,11 +89,13 @@ class ImitatePhase:
         """Learn from one episode; the metric is how much of it was foreseen before."""
         input_TX, output_TA = self._seen(self.episodes)
         foreseen_TA = input_TX @ self.params_N.reshape(self._product_XA.shape)
-        unexplained = np.square(output_TA - foreseen_TA).mean() / output_TA.var(axis=0).mean()
+        error, variance = np.square(output_TA - foreseen_TA).mean(), output_TA.var(axis=0).mean()
         self._square_XX += input_TX.T @ input_TX
         self._product_XA += input_TX.T @ output_TA
         self.episodes += 1
-        return {"train/imitate_explained_variance": float(1 - unexplained)}
+        if not variance:  # an episode of one step
+            return {}
+        return {"train/imitate_explained_variance": float(1 - error / variance)}
 
     @torch.inference_mode()
     def _seen(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,12 +136,16 @@ class ImitatePhase:
         self._square_XX, self._product_XA = np.array(state["square"]), np.array(state["product"])
 
 
-def check_agent(config: Any, agent: Any) -> None:
-    """UsageError unless an algorithm has a C that can be imitated."""
+def check_agent(config: Any, env_id: str | None, agent: Any) -> None:
+    """UsageError unless an algorithm has a C for this env that can be imitated."""
     if not hasattr(agent, "driver") or not agent.params_N.any():
         raise UsageError(
             f"algo.imitate.agent: {config.imitates} has no C, expected a run of world_models that "
             "has come to its phase 'controller'"
+        )
+    if agent.setup.env_id != env_id:
+        raise UsageError(
+            f"algo.imitate.agent: {config.imitates} acts in {agent.setup.env_id}, expected {env_id}"
         )
 
 
