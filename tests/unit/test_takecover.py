@@ -98,6 +98,7 @@ def test_the_preset_small_frames_and_the_time_limit() -> None:
     small = make_env(
         read(EnvConfig, config | {"max_episode_steps": 12}, "env"), render_mode="rgb_array"
     )
+    assert small.unwrapped._game.get_doom_skill() == 4  # what the paper's env played, too
     obs, _ = small.reset(seed=5)
     assert (obs == frames64(small.render()[None])[0]).all() and obs.shape == (64, 64, 3)
     ends = []

@@ -1,16 +1,19 @@
-"""What a planner that knows all fireballs lives for in TakeCover: what a score there is worth.
+"""How long random actions and a planner that knows all fireballs survive in TakeCover.
 
-python tools/bench/takecover_planner.py [EPISODES] [SKILL]
+python tools/bench/takecover_baselines.py [random|planner] [EPISODES] [SKILL] [HELD]
 
-It reads positions and speeds from the game (a policy sees pixels), tries plans of two held actions
-over the next 45 tics with the player's own dynamics, and takes the first action of the one that is
-hit latest, or passes fireballs at the greatest distance. It cannot know what will be thrown.
+Random actions are left, stay or right, held for 1 to HELD tics (1: the paper's random policy, 10:
+that of its data). The planner reads positions and speeds from the game (a policy sees pixels),
+tries plans of two held actions over the next 45 tics with the player's own dynamics, and takes the
+first action of the one that is hit latest, or passes fireballs at the greatest distance. It cannot
+know what will be thrown.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import vizdoom
@@ -56,10 +59,30 @@ def plan(y: float, speed: float, fireballs: list[tuple[float, float, float, floa
     return int(PLAN_PT[score_P.argmax(), 0])
 
 
+def planner(env: TakeCover) -> Iterator[int]:
+    while True:
+        state = env._game.get_state()
+        y, speed = state.game_variables[1:]
+        fireballs = [
+            (ball.position_x, ball.position_y, ball.velocity_x, ball.velocity_y)
+            for ball in state.objects
+            if ball.name == "DoomImpBall" and abs(ball.velocity_x) > 1
+            if ball.position_x > PLAYER_X - HIT_X
+        ]
+        yield {1: 0, 0: 1, -1: 2}[plan(y, speed, fireballs)]
+
+
+def at_random(rng: np.random.Generator, held: int) -> Iterator[int]:
+    while True:
+        yield from [int(rng.integers(3))] * int(rng.integers(1, held + 1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("policy", choices=["random", "planner"], nargs="?", default="planner")
     parser.add_argument("episodes", type=int, nargs="?", default=100)
-    parser.add_argument("skill", type=int, nargs="?", default=5)
+    parser.add_argument("skill", type=int, nargs="?", default=4)
+    parser.add_argument("held", type=int, nargs="?", default=1)
     arguments = parser.parse_args()
     env = TakeCover(skill=arguments.skill, continuous=False, resolution="160x120")
     game = env._game
@@ -70,26 +93,23 @@ def main() -> None:
     game.init()
     lives = []
     for index in range(arguments.episodes):
-        env.reset(seed=episode_seed(0, TEST, 0, index))
+        seed = episode_seed(0, TEST, 0, index)
+        env.reset(seed=seed)
         dead, tics = False, 0
+        if arguments.policy == "planner":
+            actions = planner(env)
+        else:
+            actions = at_random(np.random.default_rng(seed), arguments.held)
         while not dead and tics < MAX_TICS:
-            state = game.get_state()
-            y, speed = state.game_variables[1:]
-            fireballs = [
-                (ball.position_x, ball.position_y, ball.velocity_x, ball.velocity_y)
-                for ball in state.objects
-                if ball.name == "DoomImpBall" and abs(ball.velocity_x) > 1
-                if ball.position_x > PLAYER_X - HIT_X
-            ]
-            action = {1: 0, 0: 1, -1: 2}[plan(y, speed, fireballs)]
-            dead = env.step(action)[2]
+            dead = env.step(next(actions))[2]
             tics += 1
         lives.append(tics)
     env.close()
     error = np.std(lives) / np.sqrt(len(lives))
     print(
-        f"skill {arguments.skill}, {len(lives)} episodes: mean {np.mean(lives):.0f}, standard "
-        f"error {error:.0f}, standard deviation {np.std(lives):.0f}, median {np.median(lives):.0f}"
+        f"{arguments.policy}, skill {arguments.skill}, {len(lives)} episodes: mean "
+        f"{np.mean(lives):.0f}, standard error {error:.0f}, standard deviation "
+        f"{np.std(lives):.0f}, median {np.median(lives):.0f}"
     )
 
 
