@@ -61,6 +61,13 @@ def source_of(config: RunConfig) -> Source | None:
     if not path:
         return None
     directory = RunDir.open(Path(path))
+    name = directory.path / "config.yaml"
+    theirs = configuration.load_yaml(name.read_text(), str(name))["env"].get("kwargs") or {}
+    ours = config.env.kwargs or {}
+    for key in sorted({*theirs, *ours}):
+        here, there = (kwargs.get(key, "not set") for kwargs in (ours, theirs))
+        if here != there:
+            note(f"warning: env.kwargs.{key}: {here} here, {there} in {path}")
     return Source(directory.path, _newest(directory)[1]["algorithm"])
 
 

@@ -21,8 +21,9 @@ class Lamp(gymnasium.Env[np.ndarray, Any]):
     observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, watts: int = 60) -> None:
         self.render_mode = render_mode
+        self.watts = watts
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)

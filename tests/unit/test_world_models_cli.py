@@ -174,6 +174,16 @@ def test_a_source_is_named_as_it_was_given_and_found_from_elsewhere(runs, tmp_pa
     assert "finished" in (tmp_path / "run" / "status.json").read_text()
 
 
+def test_a_source_whose_env_had_other_arguments_is_pointed_out(runs, tmp_path, capsys):
+    words = [f"from={runs}/wm", "algo.phases=[vision]", "env.kwargs={watts: 40}"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    said = f"warning: env.kwargs.watts: 40 here, not set in {runs}/wm\n"
+    assert said in capsys.readouterr().err
+    again = [f"from={tmp_path}/run", "algo.phases=[vision]", f"run_dir={tmp_path}/again"]
+    assert main(again) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
     words = [*TINY, "log_every_env_steps=9999", "eval.every_env_steps=9999"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
