@@ -62,7 +62,8 @@ def source_of(config: RunConfig) -> Source | None:
         return None
     directory = RunDir.open(Path(path))
     name = directory.path / "config.yaml"
-    theirs = configuration.load_yaml(name.read_text(), str(name))["env"].get("kwargs") or {}
+    saved = configuration.load_yaml(name.read_text(), str(name)).get("env") or {}
+    theirs = saved.get("kwargs") or {}
     ours = config.env.kwargs or {}
     for key in sorted({*theirs, *ours}):
         here, there = (kwargs.get(key, "not set") for kwargs in (ours, theirs))

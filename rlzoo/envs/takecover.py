@@ -3,10 +3,10 @@
 Registered as TakeCover-v0, with the paper's limit of 2100 tics (a minute) as a truncation. Needs
 the package vizdoom. The status bar is shown, under which the picture has the paper's perspective.
 
-Skill 5 is Nightmare, where fireballs fly twice as fast; 4, Ultra-Violence, is the paper's game. Its
-env (gym-doom) asks for 5, but the VizDoom of its time (doom_py 0.0.13 to 0.0.15) makes that 4: in
-`DoomController::setSkill`, "if(skill > 4) skill = 4". Nor would its random policy, which survives
-210 tics, get far beyond 60 at skill 5.
+Skill 5, the default, is Nightmare, where fireballs fly twice as fast. 4, Ultra-Violence, is the
+paper's game and that of conf/env/takecover.yaml: the paper's env (gym-doom) asks for 5, but the
+VizDoom of its time (doom_py 0.0.13 to 0.0.15) makes that 4: in `DoomController::setSkill`,
+"if(skill > 4) skill = 4".
 """
 
 from __future__ import annotations

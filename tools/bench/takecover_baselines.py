@@ -2,8 +2,8 @@
 
 python tools/bench/takecover_baselines.py [random|planner] [EPISODES] [SKILL] [HELD]
 
-Random actions are left, stay or right, held for 1 to HELD tics (1: the paper's random policy, 10:
-that of its data). The planner reads positions and speeds from the game (a policy sees pixels),
+Random actions are left, stay or right, held for 1 to HELD tics (10: those of
+the paper's data). The planner reads positions and speeds from the game (a policy sees pixels),
 tries plans of two held actions over the next 45 tics with the player's own dynamics, and takes the
 first action of the one that is hit latest, or passes fireballs at the greatest distance. It cannot
 know what will be thrown.
