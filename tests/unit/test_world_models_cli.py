@@ -174,6 +174,15 @@ def test_a_source_is_named_as_it_was_given_and_found_from_elsewhere(runs, tmp_pa
     assert "finished" in (tmp_path / "run" / "status.json").read_text()
 
 
+def test_an_agent_to_imitate_is_found_from_elsewhere(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs)
+    words = ["from=wm", "algo.phases=[collect,encode,memory,imitate]", "total_env_steps=1"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0, "ends before it comes to imitate"
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume=run", "total_env_steps=9999"]) == 0
+    assert "finished" in (tmp_path / "run" / "status.json").read_text()
+
+
 def test_a_source_whose_env_had_other_arguments_is_pointed_out(runs, tmp_path, capsys):
     words = [f"from={runs}/wm", "algo.phases=[vision]", "env.kwargs={watts: 40}"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0

@@ -55,6 +55,7 @@ class WorldModels:
         self.config, self.setup, self.env = config, setup, setup.env
         self.counters = Counters(phase=config.phases[0])
         self._before = replace(self.counters)  # when the current phase began
+        self._imitated = config.imitates and str(Path(config.imitates).absolute())  # to resume
         self._scratch: TemporaryDirectory[str] | None = None
         directory = setup.directory
         if directory is None:
@@ -263,7 +264,7 @@ class WorldModels:
         return phase
 
     def _imitate(self) -> ImitatePhase:
-        agent = self.setup.load_agent(self.config.imitates)
+        agent = self.setup.load_agent(self._imitated)
         agent.env.close()
         check_agent(self.config, self.setup.env_id, agent)
         return ImitatePhase(
@@ -334,6 +335,7 @@ class WorldModels:
         return {
             "counters": self.counters.state(),
             "before": self._before.state(),
+            "imitated": self._imitated,
             "artefacts": self.artefacts.state(),
             "current": self._phase.state() if self._phase is not None else self._finished,
             "explore_rng": generator_state(self.explore_rng),
@@ -344,6 +346,7 @@ class WorldModels:
         self.load_policy(state)
         self.counters.load(state["counters"])
         self._before.load(state["before"])
+        self._imitated = state.get("imitated", self._imitated)  # older runs have none
         load_generator(self.explore_rng, state["explore_rng"])
         self._finished = None
         if state["current"] is None:
