@@ -6,6 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SHOWN = {"rollout/return_mean": "return", "train/loss": "loss", "eval/return_mean": "eval"}
 
@@ -18,33 +22,40 @@ def note(line: str) -> None:
 FILE_SECONDS = 60.0  # between two lines of progress where stderr is a file or a pipe
 
 
+def _bar(total: int, done: int, unit: str, *, unit_scale: bool, name: str = "") -> tqdm[NoReturn]:
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=name,
+        total=total,
+        initial=done,
+        unit=unit,
+        unit_scale=unit_scale,
+        dynamic_ncols=True,
+        mininterval=0.2,
+        smoothing=0.1,
+        disable=not sys.stderr.isatty(),
+    )
+
+
 class Progress:
     """The run's clock on stderr, with speed, return and time left.
 
-    At a terminal it is a bar; in a file, a line a minute.
+    At a terminal it is a bar, in a phase that has a length of its own one of the phase; in a file,
+    a line a minute.
     """
 
     def __init__(self, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(
-            total=total,
-            initial=done,
-            unit=" steps",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.2,
-            smoothing=0.1,
-            disable=not sys.stderr.isatty(),
-        )
+        self.bar = _bar(total, done, " steps", unit_scale=True)
         self.at, self.total = done, total
         self.line_before = done, time.monotonic()  # clock and time of the last line in a file
-        self.phase_text = ""
+        self.phase_text, self.phase_has_length = "", False
         self.phase_began = "", 0, 0, 0.0  # name, units done then, the clock, when
         self.shown: dict[str, str] = {}
 
     def update(self, clock: int) -> None:
-        self.bar.update(clock - self.at)
+        if not self.phase_has_length:
+            self.bar.update(clock - self.at)
         self.at = clock
         if self.bar.disable and time.monotonic() - self.line_before[1] >= FILE_SECONDS:
             self._line()
@@ -60,6 +71,7 @@ class Progress:
     def phase(self, name: str, done: int, total: int, unit: str) -> None:
         """How far the current phase is; an estimate of its time left once there is a pace."""
         if name != self.phase_began[0]:
+            self._next_bar(name, done, total, unit)
             self.phase_began = name, done, self.at, time.monotonic()
         _, first, first_at, start = self.phase_began
         text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
@@ -71,7 +83,20 @@ class Progress:
             left = (time.monotonic() - start) / gone * ahead
             text += f", {left / 60:.0f} min left"
         self.phase_text = text
-        self.bar.set_description(text, refresh=False)
+        self.bar.set_description(name if total else text, refresh=False)
+        if total:
+            self.bar.update(done - self.bar.n)
+
+    def _next_bar(self, name: str, done: int, total: int, unit: str) -> None:
+        """A new bar, without the old one's metrics; that of an earlier phase stays above it."""
+        self.bar.leave = bool(self.phase_began[0])
+        self.bar.close()
+        self.phase_has_length, self.shown = total > 0, {}
+        self.bar = (
+            _bar(total, done, f" {unit}", unit_scale=False, name=name)
+            if total
+            else _bar(self.total, self.at, " steps", unit_scale=True, name=name)
+        )
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """The latest of a few metrics behind the bar; others are left out."""

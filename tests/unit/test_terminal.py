@@ -1,4 +1,4 @@
-"""Progress where nobody watches a terminal: a line now and then."""
+"""Progress: a bar at a terminal, and where nobody watches one a line now and then."""
 
 import pytest
 
@@ -41,6 +41,30 @@ def test_a_phase_without_a_length_of_its_own_ends_with_the_run(
     assert capsys.readouterr().err.splitlines()[-1] == (
         "rlzoo: 400 of 1,000 steps, 0/s; controller 2 generations, 2 min left"
     )
+
+
+def test_at_a_terminal_a_phase_with_a_length_of_its_own_has_a_bar_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    with Progress(total=1000, done=100) as progress:
+        progress.phase("vision", 5, 20, "minibatches")  # resumed
+        progress.show({"train/loss": 0.25})
+        progress.phase("vision", 10, 20, "minibatches")
+        progress.update(105)
+        progress.bar.refresh()
+        progress.phase("controller", 0, 0, "generations")
+        progress.update(325)
+        progress.bar.refresh()
+    lines = capsys.readouterr().err.split("\r")[::-1]
+    of_vision, of_controller = (
+        next(line for line in lines if line.startswith(name)) for name in ("vision", "controller")
+    )
+    assert of_vision.startswith("vision:  50%") and "10/20 [" in of_vision
+    assert "minibatches/s" in of_vision and "loss=0.25]" in of_vision
+    assert of_controller.startswith("controller 0 generations:  32%")
+    assert "325/1.00k [" in of_controller and "steps/s]" in of_controller, "nor vision's loss"
 
 
 def test_a_short_run_prints_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

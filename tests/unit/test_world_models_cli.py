@@ -193,6 +193,19 @@ def test_a_source_whose_env_had_other_arguments_is_pointed_out(runs, tmp_path, c
     assert "warning" not in capsys.readouterr().err
 
 
+def test_at_a_terminal_each_phase_has_a_bar_that_comes_to_its_end(
+    runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = [*TINY, "algo.controller.generations=2", "total_env_steps=9999"]
+    assert main([*words, f"run_dir={tmp_path}/run"]) == 0
+    lines = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n")]
+    bars = [line.split("|")[0] for line in lines if "%|" in line]
+    phases = ["collect", "vision", "encode", "memory", "controller"]
+    assert bars == [f"{name}: 100%" for name in phases]
+
+
 def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
     words = [*TINY, "log_every_env_steps=9999", "eval.every_env_steps=9999"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0

@@ -312,10 +312,11 @@ class WorldModels:
         return counters.phase == FINISHED or counters.clock >= self.setup.total_env_steps
 
     def progress(self) -> tuple[str, int, int, str]:
-        """The current phase, and how many of how many units of which kind it has done."""
-        if self._phase is None:
+        """The phase that worked last, and how many of how many units of which kind it has done."""
+        phase = self._phase or self._ended
+        if phase is None:
             return self.counters.phase, 0, 0, ""
-        return self._phase.name, *self._phase.progress(), self._phase.unit
+        return phase.name, *phase.progress(), phase.unit
 
     def gauges(self) -> dict[str, float]:
         gauges = getattr(self._phase, "gauges", dict)
@@ -365,8 +366,7 @@ class WorldModels:
         """What a finished run needs to do more when it is resumed."""
         if self.counters.phase != FINISHED:
             return "raise total_env_steps to go on"
-        can_be_raised = self._finished is not None
-        return how_to_do_more(self.config.phases, self._directory, can_be_raised)
+        return how_to_do_more(self.config.phases, self._directory, self._finished is not None)
 
     def policy_state(self) -> State:
         names = ("vision", "encode", "memory")
