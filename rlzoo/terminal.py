@@ -51,6 +51,7 @@ class Progress:
         self.line_before = done, time.monotonic()  # clock and time of the last line in a file
         self.phase_text, self.phase_has_length = "", False
         self.phase_began = "", 0, 0, 0.0  # name, units done then, the clock, when
+        self.phase_moved = 0, 0.0  # by how much since then, and when it last did
         self.shown: dict[str, str] = {}
 
     def update(self, clock: int) -> None:
@@ -63,8 +64,10 @@ class Progress:
     def _line(self) -> None:
         before, then = self.line_before
         self.line_before = self.at, time.monotonic()
-        speed = (self.at - before) / (time.monotonic() - then)
-        parts = [f"{self.at:,} of {self.total:,} steps, {speed:,.0f}/s", self.phase_text]
+        text = f"{self.at:,} of {self.total:,} steps"
+        if self.at > before:  # a generation may take minutes, and is not at a stand meanwhile
+            text += f", {(self.at - before) / (time.monotonic() - then):,.0f}/s"
+        parts = [text, self.phase_text]
         parts += [f"{name} {value}" for name, value in self.shown.items()]
         note("; ".join(part for part in parts if part))
 
@@ -73,15 +76,19 @@ class Progress:
         if name != self.phase_began[0]:
             self._next_bar(name, done, total, unit)
             self.phase_began = name, done, self.at, time.monotonic()
+            self.phase_moved = 0, time.monotonic()
         _, first, first_at, start = self.phase_began
         text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
         # A phase of no length of its own lasts until the run is over.
         gone, ahead = (
             (done - first, total - done) if total else (self.at - first_at, self.total - self.at)
         )
+        if gone != self.phase_moved[0]:
+            self.phase_moved = gone, time.monotonic()
         if gone > 0:
-            left = (time.monotonic() - start) / gone * ahead
-            text += f", {left / 60:.0f} min left"
+            moved = self.phase_moved[1]
+            left = (moved - start) / gone * ahead - (time.monotonic() - moved)
+            text += f", {max(left, 0.0) / 60:.0f} min left"
         self.phase_text = text
         self.bar.set_description(name if total else text, refresh=False)
         if total:

@@ -36,11 +36,16 @@ def test_a_phase_without_a_length_of_its_own_ends_with_the_run(
             clock[0] = seconds
             progress.update(step)
             progress.phase("controller", generations, 0, "generations")
-        clock[0] = 220.0
-        progress.update(400)
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "rlzoo: 400 of 1,000 steps, 0/s; controller 2 generations, 2 min left"
-    )
+        for seconds in (220.0, 280.0, 400.0):  # in the third, which is late
+            clock[0] = seconds
+            progress.phase("controller", 2, 0, "generations")
+            progress.update(400)
+    assert capsys.readouterr().err.splitlines() == [
+        "rlzoo: 400 of 1,000 steps, 5/s; controller 1 generations, 2 min left",
+        "rlzoo: 400 of 1,000 steps; controller 2 generations, 1 min left",
+        "rlzoo: 400 of 1,000 steps; controller 2 generations, 0 min left",
+        "rlzoo: 400 of 1,000 steps; controller 2 generations, 0 min left",
+    ]
 
 
 def test_at_a_terminal_a_phase_with_a_length_of_its_own_has_a_bar_of_its_own(
