@@ -267,9 +267,17 @@ def test_a_chain_of_runs_of_one_phase_each_equals_one_run(finished_run, tmp_path
 
 
 def test_a_continued_search_goes_on_and_counts_its_own_steps(finished_run, tmp_path):
-    settings = {"phases": ["controller"], "controller": {"generations": 5}, "continued": True}
-    it = agent(tmp_path, source=finished_run, total=10**6, **settings)
+    settings = {"phases": ["controller"], "controller": {"generations": 3}, "continued": True}
+    it, resumed = (
+        agent(tmp_path / name, source=finished_run, total=10**6, **settings)
+        for name in ("it", "resumed")
+    )
+    it.step()
+    resumed.load(it.state())
     run(it)
+    run(resumed)
+    assert fingerprint(resumed.state()) == fingerprint(it.state())
+    assert it.progress() == ("controller", 3, 3, "generations")
     assert it.counters.updates == 3 and 0 < it.counters.env_steps <= 3 * 4 * 9
     straight = agent(tmp_path / "straight", total=10**6, controller={"generations": 5})
     run(straight)

@@ -147,7 +147,6 @@ class WorldModels:
         """One unit of the current phase."""
         if self._phase is None:
             self._phase = self._begin(self.counters.phase)
-            self._before.updates -= self._phase.progress()[0]  # a continued one's own, before
         phase = self._phase
         metrics = phase.step()
         self._count(phase)

@@ -48,7 +48,10 @@ class ControllerConfig(CMAESConfig):
     )
     max_dream_steps: int = setting(2100, "a dream ends after so many (TakeCover: 2100)", low=1)
     generations: int | None = setting(
-        None, "the phase ends after so many (null: when the run is over)", low=1
+        None,
+        "the phase ends after so many, those of a continued search not counted (null: when the run "
+        "is over)",
+        low=1,
     )
     episodes: int = setting(
         1, "that each member plays in a generation, the same for all (the paper: 16)", low=1
@@ -109,6 +112,7 @@ class ControllerPhase:
         self.mean_N = self.best_N = self.es.mean_N
         self.best_return: float | None = None  # of the best mean, when it was played
         self.env_steps = self.dream_steps = self.played = 0
+        self._earlier_generations = 0  # of the search that this one continues
         self._evaluation_is_due = False
         self._replayed_RE = np.empty((0, config.episodes), np.int64)  # seeds of episodes gone wrong
         self._under_way: State | None = None  # the state before the work in progress
@@ -202,13 +206,13 @@ class ControllerPhase:
         }
 
     def done(self) -> bool:
-        generations = self.config.generations
-        is_last = generations is not None and self.es.generation >= generations
-        return is_last and not self._evaluation_is_due
+        done, total = self.progress()
+        return 0 < total <= done and not self._evaluation_is_due
 
     def progress(self) -> tuple[int, int]:
         """Generations; of those in all 0 where only the run's end ends the phase."""
-        return self.es.generation, self.config.generations or 0
+        done = self.es.generation - self._earlier_generations
+        return done, self.config.generations or 0
 
     def state(self) -> State:
         return self._under_way or self._state()
@@ -222,6 +226,7 @@ class ControllerPhase:
             "env_steps": self.env_steps,
             "dream_steps": self.dream_steps,
             "played": self.played,
+            "earlier_generations": self._earlier_generations,
             "replayed_seeds": self._replayed_RE,
             "evaluation_is_due": self._evaluation_is_due,
         }
@@ -232,7 +237,8 @@ class ControllerPhase:
         self.best_return = state["best_return"]
         self.env_steps, self.dream_steps = state["env_steps"], state["dream_steps"]
         self.played, self._evaluation_is_due = state["played"], state["evaluation_is_due"]
-        # Older runs have none, and episodes of another number than now are let go.
+        # Older runs have none of these, and episodes of another number than now are let go.
+        self._earlier_generations = state.get("earlier_generations", 0)
         replayed_RE = np.array(state.get("replayed_seeds", self._replayed_RE))
         if replayed_RE.shape[1] == self.config.episodes:
             self._replayed_RE = replayed_RE
@@ -242,6 +248,7 @@ class ControllerPhase:
         """Go on with another run's search; of an exported one a new search begins at the mean."""
         if "es" in state:
             self.load(state)
+            self._earlier_generations = self.es.generation
         else:
             self.load_policy(state)
             num_params = len(self.mean_N)
