@@ -238,11 +238,11 @@ class Run:
         results: dict[str, Evaluation] = {}
         try:
             if self._has_policy():
-                results["last"] = self.play_episodes(self.config.eval.test_episodes, TEST)
+                results["last"] = self._test("last")
             best = checkpoint.best(self.directory.checkpoints)
             if best is not None:
                 self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
-                results["best"] = self.play_episodes(self.config.eval.test_episodes, TEST)
+                results["best"] = self._test("best")
         except Stopped:
             return "stopped"
         tested = {f"test/{which}_return_mean": result.mean for which, result in results.items()}
@@ -262,6 +262,11 @@ class Run:
         if not results:
             note("no test: its phases have made no policy")
         return "finished"
+
+    def _test(self, which: str) -> Evaluation:
+        episodes = self.config.eval.test_episodes
+        note(f"testing the {which} policy on {episodes:,} episodes")  # minutes, with images
+        return self.play_episodes(episodes, TEST)
 
     def _progress_made(self) -> dict[str, int]:
         counters = self.algorithm.counters
