@@ -76,7 +76,6 @@ class Progress:
         if name != self.phase_began[0]:
             self._next_bar(name, done, total, unit)
             self.phase_began = name, done, self.at, time.monotonic()
-            self.phase_moved = 0, time.monotonic()
         _, first, first_at, start = self.phase_began
         text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
         # A phase of no length of its own lasts until the run is over.
