@@ -71,6 +71,10 @@ def never() -> bool:
     return False
 
 
+def nobody() -> None:
+    """Who hears of an episode's end where nobody asked to."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What the episodes of one evaluation came to; index k is episode k."""
@@ -140,11 +144,12 @@ def evaluate(
     run_seed: int,
     purpose: str,
     stop: Callable[[], bool] = never,
+    episode_over: Callable[[], None] = nobody,
 ) -> Evaluation:
     """Play `episodes` whole greedy episodes, `num_envs` side by side; raises Stopped, EnvError.
 
     Episode k is played under `episode_seed(run_seed, purpose, 0, k)`, whatever `num_envs` is.
-    `stop` is asked before every step.
+    `stop` is asked before every step, `episode_over` called after each episode.
     """
     return play_episodes(
         policy,
@@ -155,6 +160,7 @@ def evaluate(
         run_seed=run_seed,
         purpose=purpose,
         stop=stop,
+        episode_over=episode_over,
     )
 
 
@@ -168,6 +174,7 @@ def play_episodes(
     run_seed: int,
     purpose: str,
     stop: Callable[[], bool] = never,
+    episode_over: Callable[[], None] = nobody,
 ) -> Evaluation:
     """`evaluate` for envs that `make` makes.
 
@@ -201,6 +208,7 @@ def play_episodes(
                 returns[k] += reward
                 if env.over:
                     lengths[k], seeds[k] = env.length, env.seed
+                    episode_over()
                     if k + num_envs < episodes:
                         env.begin(k + num_envs)
             playing = [env for env in playing if not env.over]

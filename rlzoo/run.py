@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from rlzoo import config as configuration
 from rlzoo.build import build, source_of
 from rlzoo.config import RunConfig
 from rlzoo.envs.make import make_env, restore_class
-from rlzoo.evaluate import Evaluation, Stopped, evaluate, record_episode
+from rlzoo.evaluate import Evaluation, Stopped, evaluate, nobody, record_episode
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import RECORD, Logger, read_curve
 from rlzoo.io.run_dir import RunDir
 from rlzoo.loop import Hooks, Loop
 from rlzoo.seeding import SELECT, TEST
-from rlzoo.terminal import Progress, note
+from rlzoo.terminal import EpisodesPlayed, Progress, note
 from rlzoo.types import (
     NonFiniteError,
     RlzooError,
@@ -169,7 +170,9 @@ class Run:
         """Whether the algorithm's phases have come to a policy that can be evaluated."""
         return getattr(self.algorithm, "has_policy", True)
 
-    def play_episodes(self, episodes: int, purpose: str) -> Evaluation:
+    def play_episodes(
+        self, episodes: int, purpose: str, episode_over: Callable[[], None] = nobody
+    ) -> Evaluation:
         return evaluate(
             self.algorithm,
             self.config.env,
@@ -178,6 +181,7 @@ class Run:
             run_seed=self.config.seed,
             purpose=purpose,
             stop=self.stop,
+            episode_over=episode_over,
         )
 
     def _film(self) -> Film | None:
@@ -240,7 +244,10 @@ class Run:
             if self._has_policy():
                 results["last"] = self._test("last")
             best = checkpoint.best(self.directory.checkpoints)
-            if best is not None:
+            newest = checkpoint.step_name(self.algorithm.counters.clock)
+            if best is not None and best.name == newest and "last" in results:
+                results["best"] = results["last"]  # one policy and the same episodes
+            elif best is not None:
                 self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
                 results["best"] = self._test("best")
         except Stopped:
@@ -265,8 +272,9 @@ class Run:
 
     def _test(self, which: str) -> Evaluation:
         episodes = self.config.eval.test_episodes
-        note(f"testing the {which} policy on {episodes:,} episodes")  # minutes, with images
-        return self.play_episodes(episodes, TEST)
+        note(f"testing the {which} policy on {episodes:,} episodes")
+        with closing(EpisodesPlayed(episodes)) as played:
+            return self.play_episodes(episodes, TEST, played.one_more)
 
     def _progress_made(self) -> dict[str, int]:
         counters = self.algorithm.counters

@@ -20,7 +20,7 @@ from rlzoo.envs.make import make_env, restore_class
 from rlzoo.evaluate import Greedy, evaluate, frames_per_second, has_display, record_episode
 from rlzoo.io.video import enlarged, write_video
 from rlzoo.seeding import TEST, episode_seed
-from rlzoo.terminal import note
+from rlzoo.terminal import EpisodesPlayed, note
 from rlzoo.types import Algorithm, UsageError
 
 
@@ -58,14 +58,16 @@ def evaluate_run(
     count = _whole_number("episodes", episodes, 1)
     directory, config = open_run(path, env_words)
     algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
-    result = evaluate(
-        algorithm,
-        config.env,
-        episodes=count,
-        num_envs=config.eval.num_envs,
-        run_seed=config.seed,
-        purpose=TEST,
-    )
+    with closing(EpisodesPlayed(count)) as played:
+        result = evaluate(
+            algorithm,
+            config.env,
+            episodes=count,
+            num_envs=config.eval.num_envs,
+            run_seed=config.seed,
+            purpose=TEST,
+            episode_over=played.one_more,
+        )
     algorithm.env.close()
     print(result.table())
     name = _file_name(f"evaluation_{checkpoint}", env_words)

@@ -38,6 +38,31 @@ def _bar(total: int, done: int, unit: str, *, unit_scale: bool, name: str = "") 
     )
 
 
+class EpisodesPlayed:
+    """How many episodes of an evaluation are over: with images it takes minutes.
+
+    At a terminal a bar, which goes away again; in a file, a line a minute.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.bar = _bar(total, 0, " episodes", unit_scale=False)
+        self.bar.leave = False
+        self.over, self.total = 0, total
+        self.began = self.line_before = time.monotonic()
+
+    def one_more(self) -> None:
+        self.over += 1
+        self.bar.update()
+        now = time.monotonic()
+        if self.bar.disable and now - self.line_before >= FILE_SECONDS and self.over < self.total:
+            self.line_before = now
+            left = (now - self.began) / self.over * (self.total - self.over)
+            note(f"{self.over:,} of {self.total:,} episodes, {left / 60:.0f} min left")
+
+    def close(self) -> None:
+        self.bar.close()
+
+
 class Progress:
     """The run's clock on stderr, with speed, return and time left.
 

@@ -19,10 +19,11 @@ from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.population import Player
 from rlzoo.build import build, check_spaces
 from rlzoo.config import RunConfig
-from rlzoo.evaluate import Stopped
+from rlzoo.evaluate import Evaluation, Stopped, evaluate
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import Run
+from rlzoo.seeding import TEST
 from rlzoo.types import Algorithm, NonFiniteError, UsageError
 
 ALGORITHMS = registry.names("algo")
@@ -209,6 +210,21 @@ def test_interrupted_evaluation_is_done_again(algo, tmp_path, monkeypatch):
     run = Run(config, run.directory, never)
     assert run.train() == "finished"
     assert outcome(run) == outcome(straight)
+
+
+@pytest.mark.parametrize(("every", "tests"), [(300, 1), (200, 2)])
+def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatch):
+    purposes = []
+
+    def heard(*args: Any, **kwargs: Any) -> Evaluation:
+        purposes.append(kwargs["purpose"])
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr("rlzoo.run.evaluate", heard)
+    words = ("total_env_steps=300", f"eval.every_env_steps={every}")
+    run, _ = start(tiny("q_learning", words), tmp_path / "run")
+    assert purposes.count(TEST) == tests, "the best policy is the last one, or it is not"
+    assert outcome(run)[3].keys() == {"last", "best"}
 
 
 @pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)

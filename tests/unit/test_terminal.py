@@ -1,9 +1,11 @@
 """Progress: a bar at a terminal, and where nobody watches one a line now and then."""
 
+from contextlib import closing
+
 import pytest
 
 from rlzoo import terminal
-from rlzoo.terminal import Progress
+from rlzoo.terminal import EpisodesPlayed, Progress
 
 
 @pytest.fixture
@@ -78,3 +80,25 @@ def test_a_short_run_prints_nothing(clock: list[float], capsys: pytest.CaptureFi
             clock[0] += 1
             progress.update(step)
     assert capsys.readouterr().err == ""
+
+
+def test_an_evaluation_gets_a_line_a_minute_too(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(EpisodesPlayed(4)) as played:
+        for seconds in (130.0, 160.0, 190.0, 280.0):
+            clock[0] = seconds
+            played.one_more()
+    assert capsys.readouterr().err == "rlzoo: 2 of 4 episodes, 1 min left\n"
+
+
+def test_at_a_terminal_it_has_a_bar_that_goes_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    with closing(EpisodesPlayed(4)) as played:
+        played.one_more()
+        played.bar.refresh()
+        assert "1/4 [" in capsys.readouterr().err
+    assert capsys.readouterr().err.rstrip("\r").endswith(" ")
