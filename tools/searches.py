@@ -1,4 +1,4 @@
-"""Draw several searches of World Models in one picture: their means on held-out tracks.
+"""Draw several searches of World Models in one picture: population, and mean on held-out tracks.
 
 python tools/searches.py FILE.png LABEL=RUN...
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from world_models import by_generation
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
 
@@ -17,21 +19,12 @@ COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
 def main(file: str, *searches: str) -> None:
     figure = Figure(figsize=(7, 3.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    for colour, (label, run) in zip(
-        COLOURS, (word.split("=", 1) for word in searches), strict=False
-    ):
+    for colour, search in zip(cycle(COLOURS), searches, strict=False):
+        label, run = search.split("=", 1)
         rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-        population, means, generation = [], [], 0.0
-        for row in rows:
-            if "eval/heldout_return_mean" in row:  # of the generation before this line's
-                means.append((generation, row["eval/heldout_return_mean"]))
-            if "train/generations" in row:
-                generation = row["train/generations"]
-                population.append((generation, row["rollout/return_mean"]))
-        left.plot(*zip(*population, strict=True), color=colour, linewidth=1)
-        right.plot(
-            *zip(*means, strict=True), "o-", color=colour, label=label, linewidth=1.2, markersize=4
-        )
+        left.plot(*by_generation(rows, "rollout/return_mean"), color=colour, linewidth=1)
+        x, y = by_generation(rows, "eval/heldout_return_mean")
+        right.plot(x, y, "o-", color=colour, label=label, linewidth=1.2, markersize=4)
     left.set_title("population", fontsize=10)
     right.set_title("mean of the search, held-out tracks", fontsize=10)
     left.set_ylabel("return")

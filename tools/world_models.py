@@ -46,8 +46,15 @@ def seconds_by_phase(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def by_generation(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    found = [(row["train/generations"], row[name]) for row in rows if name in row and phase_of(row)]
-    return tuple(zip(*found, strict=True)) if found else ((), ())  # type: ignore[return-value]
+    """Generations of the search, and a metric of them."""
+    generations, values, generation = [], [], 0.0
+    for row in rows:
+        before, generation = generation, row.get("train/generations", generation)
+        if name in row and generation:
+            # The held-out tracks are played, and logged, as the next generation begins.
+            generations.append(before if name.startswith("eval/") else generation)
+            values.append(row[name])
+    return generations, values
 
 
 def main() -> None:
@@ -102,7 +109,7 @@ def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
         ("rollout/return_mean", "population, with early stops", "#56B4E9"),
         ("eval/heldout_return_mean", "mean of the search, held-out seeds", "#D55E00"),
     ):
-        x, y = by_generation(searched, name)
+        x, y = by_generation(rows, name)
         marker = "o" if name.startswith("eval") else ""
         axes.plot(x, y, color=colour, label=label, marker=marker, linewidth=1.2, markersize=4)
     selection = [row for row in rows if "eval/return_mean" in row]

@@ -213,7 +213,7 @@ def test_interrupted_evaluation_is_done_again(algo, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("every", "tests"), [(300, 1), (200, 2)])
-def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatch):
+def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatch, capsys):
     purposes = []
 
     def heard(*args: Any, **kwargs: Any) -> Evaluation:
@@ -221,10 +221,12 @@ def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatc
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr("rlzoo.run.evaluate", heard)
+    monkeypatch.setattr("rlzoo.terminal.FILE_SECONDS", 0.0)  # a line for each of its episodes
     words = ("total_env_steps=300", f"eval.every_env_steps={every}")
     run, _ = start(tiny("q_learning", words), tmp_path / "run")
     assert purposes.count(TEST) == tests, "the best policy is the last one, or it is not"
     assert outcome(run)[3].keys() == {"last", "best"}
+    assert capsys.readouterr().err.count("rlzoo: 1 of ") == tests, "and says how far it is"
 
 
 @pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)

@@ -201,11 +201,21 @@ def always(action: int) -> Callable[..., np.ndarray]:
 
 def test_cartpole_from_its_settings() -> None:
     config = EnvConfig(id="CartPole-v1", restore="replay")
+    heard: list[int] = []
     one, many = (
-        evaluate(always(1), config, episodes=6, num_envs=n, run_seed=0, purpose=SELECT)
+        evaluate(
+            always(1),
+            config,
+            episodes=6,
+            num_envs=n,
+            run_seed=0,
+            purpose=SELECT,
+            episode_over=lambda: heard.append(1),
+        )
         for n in (1, 4)
     )
     assert one == many
+    assert len(heard) == 12, "each of six episodes, twice"
     assert one.returns == tuple(map(float, one.lengths))
     assert all(8 <= length <= 12 for length in one.lengths)  # pushed to one side, it falls at once
 

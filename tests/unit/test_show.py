@@ -27,6 +27,13 @@ def test_a_changed_env_has_a_record_of_its_own(run: Path) -> None:
     assert changed["returns"] == [-200] * 3, "nobody passes the flag at the greatest speed"
 
 
+def test_an_evaluation_says_how_far_it_is(run: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("rlzoo.terminal.FILE_SECONDS", 0.0)
+    assert main(["evaluate", str(run), "episodes=3"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "of 3 episodes" in line]
+    assert [line.split(",")[0] for line in lines] == [f"rlzoo: {n} of 3 episodes" for n in (1, 2)]
+
+
 def test_so_has_a_film(run: Path, monkeypatch) -> None:
     monkeypatch.setattr("rlzoo.show.has_display", lambda: False)
     before = list(run.rglob("test_episode_*"))
