@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     try:
-        from rlzoo.cli import main as run
+        from rlzoo.cli.main import main as run
 
         return run()
     except KeyboardInterrupt:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.config import RunConfig
-from rlzoo.data.demonstrations import encode
-from rlzoo.data.recording import record
+from rlzoo.core.seeding import numpy_generator
+from rlzoo.demonstrations.files import encode
+from rlzoo.demonstrations.recording import record
 from rlzoo.envs.make import EnvConfig, make_env
-from rlzoo.seeding import numpy_generator
+from rlzoo.run.config import RunConfig
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="rlzoo-demonstrations-")
 _EPISODES, _MAX_STEPS = 4, 60

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlzoo.nets import vae
+from rlzoo.algos.world_models import vae
 
 
 class Lamp(gymnasium.Env[np.ndarray, Any]):

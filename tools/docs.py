@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from rlzoo import config as configuration
-from rlzoo import registry
-from rlzoo.config import CONF_DIR, KINDS, RunConfig
+from rlzoo.core import registry
 from rlzoo.envs.make import EnvConfig
-from rlzoo.evaluate import EvalConfig
 from rlzoo.io.logger import LoggerConfig
+from rlzoo.run import config as configuration
+from rlzoo.run.config import CONF_DIR, KINDS, RunConfig
+from rlzoo.run.evaluate import EvalConfig
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)

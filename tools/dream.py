@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from results import RESULTS, hardware, page_arguments, read, sweep_words
 
-from rlzoo.config import load_yaml
+from rlzoo.run.config import load_yaml
 
 # Of Ha & Schmidhuber 2018, table 2: temperature -> mean return in the dream, and in the env.
 PUBLISHED = {

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlzoo.compare import compare
+from rlzoo.core.statistics import bootstrap_interval, iqm
 from rlzoo.io.logger import read_curve
-from rlzoo.statistics import bootstrap_interval, iqm
+from rlzoo.study.compare import compare
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 

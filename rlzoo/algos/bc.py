@@ -20,17 +20,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, check_fits, chosen
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Counters, DataError, Metrics, Setup, State, UsageError
 from rlzoo.data.normalize import ObsNormalizer
+from rlzoo.demonstrations.files import DemonstrationsConfig, chosen
+from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.nets.acting import numpy_head
 from rlzoo.nets.actor_critic import Categorical, make_distribution
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.policy import Policy
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
-from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
-from rlzoo.settings import setting
-from rlzoo.types import Counters, DataError, Metrics, Setup, State, UsageError
 
 BLOCKS = 10  # that a single trajectory is cut into, to hold out some of them
 MEASURED_AT_ONCE = 4096  # held-out observations in one call: bounds the memory for images

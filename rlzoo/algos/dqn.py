@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Counters, Metrics, Setup, State, UsageError
 from rlzoo.data.collector import Collector
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
 from rlzoo.nets.acting import numpy_forward
@@ -26,9 +29,6 @@ from rlzoo.nets.adam import Adam
 from rlzoo.nets.q_network import QNetwork
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
-from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
-from rlzoo.settings import setting
-from rlzoo.types import Counters, Metrics, Setup, State, UsageError
 
 BLOCK_ENV_STEPS = 64  # least work between two safe points: less would cost more than it does
 MAX_DRAW_BYTES = 2**24  # of observations in one draw of minibatches

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Counters, Metrics, Setup, State, Step, UsageError
 from rlzoo.data.collector import Collector
 from rlzoo.data.normalize import ObsNormalizer, RewardScaler
 from rlzoo.data.rollouts import Rollout
@@ -24,9 +27,6 @@ from rlzoo.nets.acting import Act, numpy_head
 from rlzoo.nets.actor_critic import ActorCritic, Categorical, make_distribution
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.state import load_module, module_state
-from rlzoo.seeding import generator_state, load_generator, numpy_generator, torch_seed
-from rlzoo.settings import setting
-from rlzoo.types import Counters, Metrics, Setup, State, Step, UsageError
 
 Schedule = Literal["constant", "linear"]
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images

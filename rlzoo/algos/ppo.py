@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Metrics, Setup
 from rlzoo.losses.policy_gradient import (
     clip_fraction,
     clipped_surrogate_loss,
@@ -23,8 +25,6 @@ from rlzoo.losses.policy_gradient import (
 )
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.update import GradientStep
-from rlzoo.settings import setting
-from rlzoo.types import Metrics, Setup
 
 KL_TOLERANCE = 1.5  # the epochs stop above target_kl times this, as in Stable-Baselines3
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.data.episodes import EpisodeStatistics
-from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.settings import setting
-from rlzoo.types import Counters, DataError, Metrics, NonFiniteError, Setup, State, UsageError
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, Setup, State, UsageError
+from rlzoo.data.episode_statistics import EpisodeStatistics
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
 MAX_TABLE_ENTRIES = 50_000_000

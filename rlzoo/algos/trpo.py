@@ -15,6 +15,8 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Metrics, NonFiniteError, Setup
 from rlzoo.losses.policy_gradient import normalized_advantages, value_loss
 from rlzoo.losses.trust_region import (
     Product,
@@ -26,8 +28,6 @@ from rlzoo.losses.trust_region import (
 )
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.update import GradientStep, check_finite
-from rlzoo.settings import setting
-from rlzoo.types import Metrics, NonFiniteError, Setup
 
 
 @dataclass(frozen=True)

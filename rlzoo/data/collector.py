@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlzoo.data.episodes import EpisodeStatistics
-from rlzoo.types import State, Step, VectorEnv
+from rlzoo.core.types import State, Step, VectorEnv
+from rlzoo.data.episode_statistics import EpisodeStatistics
 
 
 class Collector:

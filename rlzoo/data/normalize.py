@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlzoo.core.types import State
 from rlzoo.losses.returns import discounted_returns
-from rlzoo.types import State
 
 CLIP = 10.0  # in standard deviations, as in OpenAI Baselines
 EPS = 1e-8  # added to variances

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlzoo.core.types import DataError, NonFiniteError, State, Step
 from rlzoo.data.replay import Batch, Replay, ReplayConfig
-from rlzoo.types import DataError, NonFiniteError, State, Step
 
 
 class SumTree:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rlzoo.settings import setting
-from rlzoo.types import DataError, State, Step, UsageError
+from rlzoo.core.settings import setting
+from rlzoo.core.types import DataError, State, Step, UsageError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.types import Step
+from rlzoo.core.types import Step
 
 
 class Rollout:

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, Step
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import Env
 from rlzoo.envs.sync import check_action_form, empty_step
-from rlzoo.types import EnvError, NonFiniteError, RlzooError, Step
 
 
 class EpisodeBatch(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.types import UsageError
+from rlzoo.core.types import UsageError
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 

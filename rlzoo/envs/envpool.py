@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.seeding import episode_seed, numpy_generator
+from rlzoo.core.settings import nearest
+from rlzoo.core.types import EnvError, NonFiniteError, State, Step, UsageError
 from rlzoo.envs.batch import at_rest, member
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import RestoreClass, place, same_bits
 from rlzoo.envs.sync import check_action_form, check_count, empty_step
-from rlzoo.seeding import episode_seed, numpy_generator
-from rlzoo.settings import nearest
-from rlzoo.types import EnvError, NonFiniteError, State, Step, UsageError
 
 Seeds = Sequence[int]
 PROBE_ENVS, PROBE_EPISODES, PROBE_STEPS = 2, 8, 60

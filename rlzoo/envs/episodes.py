@@ -24,9 +24,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.seeding import episode_seed
+from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, State
 from rlzoo.envs.checks import SpaceCheck
-from rlzoo.seeding import episode_seed
-from rlzoo.types import EnvError, NonFiniteError, RlzooError, State
 
 Env = gymnasium.Env[Any, Any]
 RestoreClass = Literal["replay", "settle", "rebuild", "restart"]

@@ -12,6 +12,9 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from rlzoo.core.seeding import TRAIN
+from rlzoo.core.settings import nearest, setting
+from rlzoo.core.types import UsageError, VectorEnv
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
@@ -20,9 +23,6 @@ from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.envs.wrappers import with_array_observations, with_time_feature
-from rlzoo.seeding import TRAIN
-from rlzoo.settings import nearest, setting
-from rlzoo.types import UsageError, VectorEnv
 
 
 @dataclass(frozen=True)

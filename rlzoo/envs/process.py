@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlzoo.core.seeding import episode_seed
+from rlzoo.core.types import EnvError, RlzooError, State, Step
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass, place
 from rlzoo.envs.sync import SyncVectorEnv, check_action_form, check_count, empty_step
-from rlzoo.seeding import episode_seed
-from rlzoo.types import EnvError, RlzooError, State, Step
 
 # Not fork: the parent may have threads (torch, BLAS), and a forked child inherits their locks.
 SPAWN = multiprocessing.get_context("spawn")

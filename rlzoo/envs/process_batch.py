@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.core.types import Step
 from rlzoo.envs.batch import GymEpisodes, at_rest, member
 from rlzoo.envs.episodes import Env
 from rlzoo.envs.process import LONG_SECONDS, Crew, Shared
 from rlzoo.envs.sync import check_action_form
-from rlzoo.types import Step
 
 
 class ProcessEpisodes:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.core.seeding import TRAIN
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
-from rlzoo.seeding import TRAIN
 
 # What a simulator carries over a reset need not show at once: BipedalWalker-v3 plays differently
 # from the third episode on, its hardcore version from the ninth, both within the first steps.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.types import DataError, EnvError, State, Step
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.types import DataError, EnvError, State, Step
 
 
 class SyncVectorEnv:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.types import UsageError
+from rlzoo.core.types import UsageError
 
 
 class TupleToMultiDiscrete(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):

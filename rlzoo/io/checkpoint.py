@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from rlzoo.core.types import DataError, State, StorageError
 from rlzoo.io import files
 from rlzoo.io.encoding import (
     DTYPE_NAMES,
@@ -32,7 +33,6 @@ from rlzoo.io.encoding import (
     read_safetensors,
     require,
 )
-from rlzoo.types import DataError, State, StorageError
 
 SCHEMA = 1
 # From schema n to n + 1. A schema without an entry cannot be read any more.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.core.types import DataError, State
 from rlzoo.io.files import MAX_JSON_DEPTH, parse_json
-from rlzoo.types import DataError, State
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 32

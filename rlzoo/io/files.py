@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlzoo.types import DataError, StorageError
+from rlzoo.core.types import DataError, StorageError
 
 # What begins so is unfinished: the leftover of a kill, removed by the next one who writes there.
 TEMPORARY = ".rlzoo-tmp-"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rlzoo.core.settings import setting
+from rlzoo.core.types import State
 from rlzoo.io import files
 from rlzoo.io.append import AppendFile, rewind_lines
-from rlzoo.settings import setting
-from rlzoo.types import State
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rlzoo.core.settings import nearest
+from rlzoo.core.types import CantCreateError, DataError, LockedError, UsageError
 from rlzoo.io import files
 from rlzoo.io.provenance import provenance
-from rlzoo.settings import nearest
-from rlzoo.types import CantCreateError, DataError, LockedError, UsageError
 
 __all__ = ["RunDir", "latest", "provenance"]
 

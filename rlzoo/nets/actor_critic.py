@@ -14,9 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlzoo.core.types import UsageError
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import MLP, NetworkConfig, OutputsAndFeatures
-from rlzoo.types import UsageError
 
 MakeEncoder = Callable[[spaces.Space], Any]
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)

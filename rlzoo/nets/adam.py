@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlzoo.types import DataError, State
+from rlzoo.core.types import DataError, State
 
 
 class Adam:

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlzoo.types import UsageError
+from rlzoo.core.types import UsageError
 
 # Output channels, kernel size and stride of each layer (Mnih et al. 2015, Methods).
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlzoo.types import UsageError
+from rlzoo.core.types import UsageError
 
 
 class Flatten(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlzoo.types import DataError, State
+from rlzoo.core.types import DataError, State
 
 
 def module_state(module: nn.Module) -> State:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rlzoo.core.types import NonFiniteError
 from rlzoo.nets.adam import Adam
-from rlzoo.types import NonFiniteError
 
 LossFunction = Callable[..., tuple[Tensor, ...]]
 Gradients = Callable[..., tuple[list[Tensor], Tensor]]

@@ -13,18 +13,18 @@ import pytest
 from experts import with_demonstrations
 from lamp import small_vision
 
-from rlzoo import config as configuration
-from rlzoo import registry
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.population import Player
-from rlzoo.build import build, check_spaces
-from rlzoo.config import RunConfig
-from rlzoo.evaluate import Evaluation, Stopped, evaluate
+from rlzoo.core import registry
+from rlzoo.core.seeding import TEST
+from rlzoo.core.types import Algorithm, NonFiniteError, UsageError
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
-from rlzoo.run import Run
-from rlzoo.seeding import TEST
-from rlzoo.types import Algorithm, NonFiniteError, UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build, check_spaces
+from rlzoo.run.config import RunConfig
+from rlzoo.run.evaluate import Evaluation, Stopped, evaluate
+from rlzoo.run.run import Run
 
 ALGORITHMS = registry.names("algo")
 VARIANTS = [
@@ -203,7 +203,7 @@ def test_interrupted_evaluation_is_done_again(algo, tmp_path, monkeypatch):
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlzoo.run.evaluate", interrupted)
+        patch.setattr("rlzoo.run.run.evaluate", interrupted)
         run, status = start(config, tmp_path / "stopped", lambda: bool(asked))
     assert status == "stopped"
     assert not any("eval/return_mean" in row for row in metrics_without_times(run.directory))
@@ -220,8 +220,8 @@ def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatc
         purposes.append(kwargs["purpose"])
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr("rlzoo.run.evaluate", heard)
-    monkeypatch.setattr("rlzoo.terminal.FILE_SECONDS", 0.0)  # a line for each of its episodes
+    monkeypatch.setattr("rlzoo.run.run.evaluate", heard)
+    monkeypatch.setattr("rlzoo.run.progress.FILE_SECONDS", 0.0)  # a line for each of its episodes
     words = ("total_env_steps=300", f"eval.every_env_steps={every}")
     run, _ = start(tiny("q_learning", words), tmp_path / "run")
     assert purposes.count(TEST) == tests, "the best policy is the last one, or it is not"

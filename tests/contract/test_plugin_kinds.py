@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_algorithms import outcome, start
 
-from rlzoo import config as configuration
-from rlzoo import registry
+from rlzoo.core import registry
+from rlzoo.core.types import UsageError
 from rlzoo.data.replay import Batch, Replay, ReplayConfig
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import UsageError
+from rlzoo.run import config as configuration
 
 drawn: list[int] = []
 

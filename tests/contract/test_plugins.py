@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from test_algorithms import StopAt, fingerprint, never, outcome, start
 
-from rlzoo import config as configuration
-from rlzoo import registry
-from rlzoo.build import build, check_spaces
-from rlzoo.cli import main
-from rlzoo.config import RunConfig
-from rlzoo.run import Run
-from rlzoo.types import Algorithm, UsageError
+from rlzoo.cli.main import main
+from rlzoo.core import registry
+from rlzoo.core.types import Algorithm, UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build, check_spaces
+from rlzoo.run.config import RunConfig
+from rlzoo.run.run import Run
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLUGIN = "plugins=[my_algos.monte_carlo]"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlzoo.build import find_checkpoint, load_policy, open_run
-from rlzoo.evaluate import Greedy, evaluate
-from rlzoo.seeding import TEST
+from rlzoo.core.seeding import TEST
+from rlzoo.run.build import find_checkpoint, load_policy, open_run
+from rlzoo.run.evaluate import Greedy, evaluate
 
 PRETRAINED = Path(__file__).parents[2] / "outputs" / "pretrained"
 AGENTS = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())

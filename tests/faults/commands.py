@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rlzoo.cli import main
+from rlzoo.cli.main import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["rlzoo.run", "rlzoo.io.events"])
+_CONTEXT.set_forkserver_preload(["rlzoo.run.run", "rlzoo.io.events"])
 
 
 def _run(words: list[str], folder: Path, output: Path) -> None:

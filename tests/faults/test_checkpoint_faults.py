@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlzoo.core.types import DataError, StorageError
 from rlzoo.io import checkpoint, files
 from rlzoo.io.checkpoint import load, mark_best, newest, save
-from rlzoo.types import DataError, StorageError
 
 REAL_FSYNC = os.fsync
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from rlzoo.core.types import DataError
 from rlzoo.io import checkpoint, encoding, files
 from rlzoo.io.checkpoint import load, save
-from rlzoo.types import DataError
 
 
 def sign(path: Path, edit: Callable[[dict], None]) -> None:

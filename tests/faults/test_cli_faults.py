@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rlzoo import config as configuration
-from rlzoo import registry
-from rlzoo.cli import main
-from rlzoo.config import CONF_DIR
-from rlzoo.run import Run
-from rlzoo.types import UsageError
+from rlzoo.cli.main import main
+from rlzoo.core import registry
+from rlzoo.core.types import UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.config import CONF_DIR
+from rlzoo.run.run import Run
 
 Q = ["algo=q_learning", "env=cliffwalking", "experiment=none"]
 SMALL = [*Q, "debug=tiny", "logger=jsonl"]
@@ -230,7 +230,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(folder, capsys, monkeypatch):
     def fails(*args: object) -> None:
         raise UsageError("cannot be built")
 
-    monkeypatch.setattr("rlzoo.run.build", fails)
+    monkeypatch.setattr("rlzoo.run.run.build", fails)
     assert main(SMALL) == 64
     assert "cannot be built" in one_error_line(capsys)
     assert not list((folder / "outputs").rglob("*"))

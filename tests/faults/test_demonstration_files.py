@@ -18,9 +18,10 @@ import pytest
 from gymnasium import spaces
 from numpy.lib import format as npy
 
-from rlzoo.data import demonstration_formats, npz
-from rlzoo.data.demonstrations import Demonstrations, check_fits, load
-from rlzoo.types import DataError
+from rlzoo.core.types import DataError
+from rlzoo.demonstrations import formats as demonstration_formats
+from rlzoo.demonstrations import npz
+from rlzoo.demonstrations.trajectories import Demonstrations, check_fits, load
 
 STEPS, TRAJECTORIES, FEATURES, ACTIONS = 30, 3, 4, 2
 PLANE = spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
@@ -190,8 +191,8 @@ def test_what_does_not_belong_to_the_env(path):
     assert "action: got float32 (2,), expected an integer" in fits(path, PLANE, spaces.Discrete(4))
     images = spaces.Box(0, 255, (FEATURES,), np.uint8)
     assert "obs: got float32 (4,), expected uint8 (4,)" in fits(path, images, TORQUES)
-    wrong = fits(path, PLANE, TORQUES, "rlzoo.envs.bullet:HopperBulletEnv-v0")
-    assert "env_id: got Hopper-v4, expected rlzoo.envs.bullet:HopperBulletEnv-v0" in wrong
+    wrong = fits(path, PLANE, TORQUES, "rlzoo.envs.zoo.bullet:HopperBulletEnv-v0")
+    assert "env_id: got Hopper-v4, expected rlzoo.envs.zoo.bullet:HopperBulletEnv-v0" in wrong
     assert fits(path, PLANE, TORQUES, "gymnasium:Hopper-v5") == ""  # control: another version
 
 
@@ -455,9 +456,9 @@ def test_foreign_files(path):
 
 PROBE = r"""
 import json, re, sys, time
-from rlzoo.data import npz
-from rlzoo.data.demonstrations import load
-from rlzoo.types import DataError
+from rlzoo.demonstrations import npz
+from rlzoo.demonstrations.trajectories import load
+from rlzoo.core.types import DataError
 
 def mebibytes(name):
     status = open("/proc/self/status").read()

@@ -15,12 +15,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from rlzoo.core.seeding import TRAIN, episode_seed
+from rlzoo.core.types import EnvError, NonFiniteError
 from rlzoo.envs import checks
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.process import LEAVE_SECONDS, ProcessVectorEnv
 from rlzoo.envs.sync import SyncVectorEnv
-from rlzoo.seeding import TRAIN, episode_seed
-from rlzoo.types import EnvError, NonFiniteError
 
 BOX = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 DISCRETE = gymnasium.spaces.Discrete(4)

@@ -24,10 +24,10 @@ from test_env_faults import (
     assert_gone,
 )
 
+from rlzoo.core.types import EnvError, NonFiniteError
 from rlzoo.envs.batch import GymEpisodes
 from rlzoo.envs.process import LEAVE_SECONDS
 from rlzoo.envs.process_batch import ProcessEpisodes
-from rlzoo.types import EnvError, NonFiniteError
 
 SEEDS = [7, 8, 9, 10]  # the fault strikes under the last one
 PLACE = r"^member 3 \(seed 10\), step 2: "

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlzoo.data import frame_store
-from rlzoo.data.frame_store import RECORD, Column, FrameStore
-from rlzoo.types import DataError, RlzooError, StorageError
+from rlzoo.algos.world_models import frame_store
+from rlzoo.algos.world_models.frame_store import RECORD, Column, FrameStore
+from rlzoo.core.types import DataError, RlzooError, StorageError
 
 COLUMNS = {"frame": Column("uint8", (8, 8, 3)), "reward": Column("float32", ())}
 LENGTHS = (3, 4, 2, 5)

@@ -16,10 +16,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlzoo.io
+from rlzoo.core.types import State
 from rlzoo.io import append, events
 from rlzoo.io.append import AppendFile
 from rlzoo.io.logger import RECORD, TENSORBOARD, Logger, LoggerConfig
-from rlzoo.types import State
 
 
 class Run:

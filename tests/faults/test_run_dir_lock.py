@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rlzoo.core.types import CantCreateError, LockedError
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
-from rlzoo.types import CantCreateError, LockedError
 
 
 def started_run(root: Path, env: str = "cartpole") -> RunDir:

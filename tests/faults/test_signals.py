@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import Command, metrics
 
-from rlzoo.stop import StopSignal
+from rlzoo.run.stop import StopSignal
 
 GRACE_SECONDS = 10  # what batch systems give between SIGTERM and SIGKILL, at the least
 RUN = ["algo=q_learning", "env=cliffwalking", "experiment=none", "logger.tensorboard=false"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from commands import metrics
 
-from rlzoo import sweep
-from rlzoo.cli import main
+from rlzoo.cli.main import main
 from rlzoo.io.run_dir import RunDir
+from rlzoo.study import sweep
 
 BASE = ["algo=q_learning", "experiment=none", "debug=tiny", "logger=jsonl"]
 # Its job number 3 fails, as long as no file `mended` is there; with `hours`, it takes that long.

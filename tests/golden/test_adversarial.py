@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlzoo.losses.adversarial import (
+from rlzoo.algos.gail.losses import (
     bernoulli_entropy,
     discriminator_loss,
     gradient_penalty,

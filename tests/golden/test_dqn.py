@@ -13,11 +13,11 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.dqn import DQN, DQNConfig
+from rlzoo.core.types import Setup
 from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import Setup
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):

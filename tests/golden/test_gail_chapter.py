@@ -1,6 +1,6 @@
 """A detector for each defect of the chapter's GAIL: fires on it, is silent without it and on ours.
 
-rlzoo/algos/gail_as_printed.py has the defects as flags. Each detector meets it with one of them
+rlzoo/algos/gail/as_printed.py has the defects as flags. Each detector meets it with one of them
 planted, with none, and our own GAIL with PPO. Two defects are no flags: 3 is one of the data, and
 with 6 the program does not start.
 """
@@ -22,16 +22,17 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlzoo.algos.gail import GAIL, DiscriminatorConfig, GAILConfig
-from rlzoo.algos.gail_as_printed import Defects, GAILAsPrinted, GAILAsPrintedConfig
+from rlzoo.algos.gail.as_printed import Defects, GAILAsPrinted, GAILAsPrintedConfig
+from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.ppo import PPOConfig
-from rlzoo.data.demonstration_fit import fit_report
-from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, encode
-from rlzoo.data.recording import record
+from rlzoo.core.types import NonFiniteError, Setup
+from rlzoo.demonstrations.files import DemonstrationsConfig, encode
+from rlzoo.demonstrations.fit import fit_report
+from rlzoo.demonstrations.recording import record
+from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.make import EnvConfig, make_env, make_vector
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import NonFiniteError, Setup
 
 torch.set_num_threads(1)
 LIMIT, STEPS, LR, LN2 = 8, 64, 3e-4, math.log(2)
@@ -417,7 +418,7 @@ def test_demonstrations_of_another_simulator_are_told_by_the_height():
     """Defect 3: upright is 1.25 in the expert's simulator and 0 in the agent's."""
     pytest.importorskip("pybullet")
     rng = np.random.default_rng(0)
-    hopper = EnvConfig(id="rlzoo.envs.hopper:Hopper11BulletEnv-v0", restore="settle")
+    hopper = EnvConfig(id="rlzoo.envs.zoo.hopper:Hopper11BulletEnv-v0", restore="settle")
     shifted = dataclasses.replace(hopper, kwargs={"height_offset": 0.0})
 
     def act(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:

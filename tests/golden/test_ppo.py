@@ -13,10 +13,10 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.ppo import PPO, PPOConfig
+from rlzoo.core.types import Setup, UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import Setup, UsageError
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rlzoo.algos.dynamic_programming import best_return, policy_return, value_iteration
 from rlzoo.algos.tabular import (
     QLearning,
     QLearningConfig,
@@ -18,9 +19,8 @@ from rlzoo.algos.tabular import (
     TableLearner,
     state_encoder,
 )
-from rlzoo.algos.value_iteration import best_return, policy_return, value_iteration
+from rlzoo.core.types import NonFiniteError, Setup, UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
-from rlzoo.types import NonFiniteError, Setup, UsageError
 
 
 class ScriptedEnv:

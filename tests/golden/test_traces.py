@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from experts import with_demonstrations
 
-from rlzoo import config as configuration
-from rlzoo import registry
-from rlzoo.build import build
+from rlzoo.core import registry
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build
 
 ENVS = {  # the others: cliffwalking
     "gail_as_printed": "lunarlander_continuous",

@@ -11,7 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import distributions, tensor
 
-from rlzoo import registry
+from rlzoo.core import registry
+from rlzoo.core.seeding import torch_seed
+from rlzoo.core.types import UsageError
 from rlzoo.nets.acting import numpy_head
 from rlzoo.nets.actor_critic import (
     ActorCritic,
@@ -21,8 +23,6 @@ from rlzoo.nets.actor_critic import (
     make_distribution,
 )
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.seeding import torch_seed
-from rlzoo.types import UsageError
 
 VECTOR = spaces.Box(-1, 1, (4,))
 FRAMES = spaces.Box(0, 255, (2, 40, 40), np.uint8)

@@ -15,19 +15,20 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo import cli
-from rlzoo import config as configuration
 from rlzoo.algos.bc import BC, split
-from rlzoo.build import build
-from rlzoo.data.demonstrations import Demonstrations, encode
-from rlzoo.data.recording import record
+from rlzoo.cli import main as cli
+from rlzoo.core.types import DataError
+from rlzoo.demonstrations.files import encode
+from rlzoo.demonstrations.recording import record
+from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.make import EnvConfig
-from rlzoo.evaluate import evaluate
 from rlzoo.nets.actor_critic import ActorCritic, DiagonalGaussian
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.nets.policy import Policy
 from rlzoo.nets.state import module_state
-from rlzoo.types import DataError
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build
+from rlzoo.run.evaluate import evaluate
 
 CARTPOLE = EnvConfig(name="cartpole", id="CartPole-v1", restore="replay")
 SMALL = ["debug=tiny", "network.hidden=[8]", "algo.batch_size=16", "algo.heldout_every_updates=5"]

@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from rlzoo.core.types import EnvError, UsageError
 from rlzoo.envs.make import EnvConfig, find_spec, make_env, make_vector
-from rlzoo.types import EnvError, UsageError
 
 pybullet = pytest.importorskip("pybullet")
 pytest.importorskip("pybullet_envs_gymnasium")
@@ -25,7 +25,7 @@ LOCOMOTION = "pybullet_envs_gymnasium.gym_locomotion_envs"
 
 
 def config(name: str) -> EnvConfig:
-    return EnvConfig(id=f"rlzoo.envs.bullet:{name}BulletEnv-v0")
+    return EnvConfig(id=f"rlzoo.envs.zoo.bullet:{name}BulletEnv-v0")
 
 
 def original(name: str, module: str = LOCOMOTION) -> gymnasium.Env:
@@ -100,7 +100,7 @@ env.render()
 
 def test_nothing_is_printed_and_no_warning_given() -> None:
     done = {}
-    for module in ("rlzoo.envs.bullet", "pybullet_envs_gymnasium"):
+    for module in ("rlzoo.envs.zoo.bullet", "pybullet_envs_gymnasium"):
         command = [sys.executable, "-W", "error", "-c", PLAY.format(module=module)]
         done[module] = subprocess.run(command, capture_output=True, text=True, check=True)
     ours, theirs = done.values()
@@ -195,7 +195,7 @@ def test_the_first_episode_of_an_instance_is_another_one(name: str) -> None:
 @pytest.mark.parametrize("name", WALKERS)
 def test_long_episodes_are_functions_of_their_seeds(name: str) -> None:
     """Up to 1,000 steps of the wheel's experts, some of them far from their best."""
-    from rlzoo.data.experts import load_expert
+    from rlzoo.demonstrations.experts import load_expert
 
     expert, rng = load_expert(f"{name}BulletEnv-v0"), np.random.default_rng(0)
     env, episodes = settled(name), []
@@ -236,7 +236,7 @@ def test_drawing_asks_nothing_of_other_simulations(monkeypatch: pytest.MonkeyPat
             drawn[type(env.unwrapped).__module__] = None
         env.close()
     assert drawn[LOCOMOTION] is None
-    frame = drawn["rlzoo.envs.bullet"]
+    frame = drawn["rlzoo.envs.zoo.bullet"]
     assert frame.shape == (240, 320, 3) and frame.dtype == np.uint8 and frame.std() > 10
 
 
@@ -258,7 +258,7 @@ def test_without_a_display_a_window_is_an_error(
 
 def test_a_misspelt_id_gets_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="Did you mean 'HopperBulletEnv-v0'"):
-        find_spec("rlzoo.envs.bullet:HoperBulletEnv-v0")
+        find_spec("rlzoo.envs.zoo.bullet:HoperBulletEnv-v0")
 
 
 def test_every_original_id_makes_an_env_of_ours() -> None:
@@ -272,10 +272,10 @@ def test_every_original_id_makes_an_env_of_ours() -> None:
 @pytest.mark.parametrize("package", ["pybullet", "pybullet_envs_gymnasium.env_bases"])
 def test_a_missing_package_is_one_line(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "rlzoo.envs.bullet")
-    monkeypatch.delattr("rlzoo.envs.bullet")
+    monkeypatch.delitem(sys.modules, "rlzoo.envs.zoo.bullet")
+    monkeypatch.delattr("rlzoo.envs.zoo.bullet")
     with pytest.raises(UsageError, match=r"tools/setup\.sh bullet") as caught:
-        find_spec("rlzoo.envs.bullet:HopperBulletEnv-v0")
+        find_spec("rlzoo.envs.zoo.bullet:HopperBulletEnv-v0")
     assert "\n" not in str(caught.value) and package in str(caught.value)
 
 

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("Box2D")
 from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
 
-from rlzoo.envs import car_racing
-from rlzoo.envs.car_racing import CarRacingFast
 from rlzoo.envs.make import EnvConfig, make_env
+from rlzoo.envs.zoo import car_racing
+from rlzoo.envs.zoo.car_racing import CarRacingFast
 
 Pair = tuple[CarRacing, CarRacingFast]
 
@@ -279,7 +279,7 @@ def test_all_tiles_end_the_episode_under_both_rules() -> None:
 
 def test_it_is_registered_and_made_with_its_options() -> None:
     config = EnvConfig(
-        id="rlzoo.envs.car_racing:CarRacingFast-v3", kwargs={"end_completed_lap": True}
+        id="rlzoo.envs.zoo.car_racing:CarRacingFast-v3", kwargs={"end_completed_lap": True}
     )
     env = make_env(config)
     assert gymnasium.spec("CarRacingFast-v3").max_episode_steps == 1000

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlzoo.core.seeding import generator_state, numpy_generator
+from rlzoo.core.types import DataError
 from rlzoo.io import checkpoint, encoding, files
 from rlzoo.io.checkpoint import best, load, mark_best, newest, save
-from rlzoo.seeding import generator_state, numpy_generator
-from rlzoo.types import DataError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "checkpoint_schema_1"
 

@@ -11,13 +11,13 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from rlzoo import config as configuration
-from rlzoo.cli import HELP, VERBS, main
+from rlzoo.cli.main import HELP, VERBS, main
+from rlzoo.run import config as configuration
 
 SLOW_MODULES = ("torch", "tensorboard", "matplotlib", "gymnasium")
 PROBE = """
 import sys
-from rlzoo.cli import main
+from rlzoo.cli.main import main
 code = main(sys.argv[1:])
 print(code, [name for name in {names} if name in sys.modules], file=sys.stderr)
 """

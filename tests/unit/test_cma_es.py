@@ -12,8 +12,8 @@ import pytest
 
 from rlzoo.algos.world_models import cma_es
 from rlzoo.algos.world_models.cma_es import CMAES, FIELDS, CMAESConfig
+from rlzoo.core.types import NonFiniteError
 from rlzoo.io import checkpoint
-from rlzoo.types import NonFiniteError
 
 pytest.importorskip("cma")
 

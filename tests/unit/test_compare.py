@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlzoo.compare import compare, find_runs, read_run
-from rlzoo.statistics import bootstrap_interval, iqm
+from rlzoo.core.statistics import bootstrap_interval, iqm
+from rlzoo.study.compare import compare, find_runs, read_run
 
 
 def make_run(

@@ -9,13 +9,21 @@ import yaml
 from experts import with_demonstrations
 from hydra.errors import ConfigCompositionException
 
-from rlzoo import config as configuration
-from rlzoo import registry
-from rlzoo.build import build, check_spaces, source_of
-from rlzoo.config import CONF_DIR, compose, from_mapping, groups, plain, sweep_jobs, with_overrides
+from rlzoo.core import registry
+from rlzoo.core.types import DataError, UsageError
 from rlzoo.io.run_dir import RunDir
-from rlzoo.run import Run
-from rlzoo.types import DataError, UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build, check_spaces, source_of
+from rlzoo.run.config import (
+    CONF_DIR,
+    compose,
+    from_mapping,
+    groups,
+    plain,
+    sweep_jobs,
+    with_overrides,
+)
+from rlzoo.run.run import Run
 
 FILES = [(file.parent.name, file.stem) for file in sorted(CONF_DIR.glob("*/*.yaml"))]
 EXPERIMENTS = groups()["experiment"]

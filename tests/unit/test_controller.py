@@ -13,6 +13,10 @@ import torch
 from gymnasium import spaces
 
 from rlzoo.algos.world_models.controller import ControllerConfig, ControllerPhase
+from rlzoo.algos.world_models.controller_net import Controller, check_actions
+from rlzoo.algos.world_models.executor import LocalExecutor, ProcessExecutor, finished
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN
+from rlzoo.algos.world_models.noise import EpisodeNoise, normal
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.population import (
     SLICE_STEPS,
@@ -22,13 +26,9 @@ from rlzoo.algos.world_models.population import (
     Share,
     columns,
 )
-from rlzoo.data.noise import EpisodeNoise, normal
-from rlzoo.executor import LocalExecutor, ProcessExecutor, finished
+from rlzoo.core.seeding import SELECT, episode_seed, torch_seed
+from rlzoo.core.types import NonFiniteError, Step, UsageError
 from rlzoo.io import checkpoint
-from rlzoo.nets.controller import Controller, check_actions
-from rlzoo.nets.mdn_rnn import MDNRNN
-from rlzoo.seeding import SELECT, episode_seed, torch_seed
-from rlzoo.types import NonFiniteError, Step, UsageError
 
 CAR = spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
 DOOM = spaces.Box(-1, 1, (1,), np.float32)

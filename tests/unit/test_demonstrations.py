@@ -13,21 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlzoo.data import demonstration_fit, experts
-from rlzoo.data.demonstration_fit import auc, fit_report
-from rlzoo.data.demonstrations import (
-    Demonstrations,
-    DemonstrationsConfig,
-    check_fits,
-    chosen,
-    encode,
-    load,
-)
-from rlzoo.data.recording import record, replay
+from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
+from rlzoo.core.types import DataError, UsageError
+from rlzoo.demonstrations import experts
+from rlzoo.demonstrations import fit as demonstration_fit
+from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode, load
+from rlzoo.demonstrations.fit import auc, fit_report
+from rlzoo.demonstrations.recording import record, replay
+from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env
-from rlzoo.seeding import SELECT, TEST, TRAIN, episode_seed
-from rlzoo.types import DataError, UsageError
 
 CARTPOLE = EnvConfig(id="CartPole-v1", restore="replay", max_episode_steps=150)
 FIELDS = ("obs", "action", "reward", "start", "terminated", "final_obs", "seed")
@@ -138,7 +133,7 @@ def test_minari_there_and_back(tmp_path, monkeypatch):
     pytest.importorskip("h5py")
     from minari.dataset.minari_dataset import MinariDataset
 
-    from rlzoo.data import minari_format
+    from rlzoo.demonstrations import minari_format
 
     before = record(balance, CARTPOLE, episodes=3, seed=0, source="here")
     folder = tmp_path / "cartpole-v0"
@@ -510,7 +505,7 @@ def test_text_that_holds_no_expert(old, new, match):
 def test_the_hopper_expert_hops():
     expert = experts.load_expert("HopperBulletEnv-v0")
     assert (expert.num_obs, expert.num_actions) == (15, 3)
-    hopper = EnvConfig(id="rlzoo.envs.bullet:HopperBulletEnv-v0", restore="settle")
+    hopper = EnvConfig(id="rlzoo.envs.zoo.bullet:HopperBulletEnv-v0", restore="settle")
     demonstrations = record(expert.act, hopper, episodes=2, seed=0, source="")
     assert (demonstrations.returns > 2400).all() and demonstrations.env_id == "HopperBulletEnv-v0"
     with pytest.raises(UsageError, match=r"got 'HopperBullet', expected one of AntBulletEnv-v0"):
@@ -525,7 +520,7 @@ def test_the_hopper_expert_hops():
 )
 def test_scores_of_the_experts(env_id, low, high):
     """Medians of 20 episodes; now and then the hopper falls early."""
-    env = EnvConfig(id=f"rlzoo.envs.bullet:{env_id}", restore="settle")
+    env = EnvConfig(id=f"rlzoo.envs.zoo.bullet:{env_id}", restore="settle")
     played = record(experts.load_expert(env_id).act, env, episodes=20, seed=0, source="")
     assert low < np.median(played.returns) < high
 
@@ -539,7 +534,7 @@ def test_an_env_that_is_closed_early_is_closed(cartpole):
             super().close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlzoo.data.recording.EpisodeEnv", Watched)
+        patch.setattr("rlzoo.demonstrations.recording.EpisodeEnv", Watched)
         frames = replay(cartpole, 0, partial(make_env, CARTPOLE))
         next(frames)
         frames.close()

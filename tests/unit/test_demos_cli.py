@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlzoo import demos
-from rlzoo.cli import DEMOS, HELP, main
-from rlzoo.data.demonstrations import encode, load
-from rlzoo.data.recording import record
+from rlzoo.cli import demos
+from rlzoo.cli.main import DEMOS, HELP, main
+from rlzoo.demonstrations.files import encode, load
+from rlzoo.demonstrations.recording import record
 from rlzoo.envs.make import EnvConfig
 
 CARTPOLE = EnvConfig(id="CartPole-v1", restore="replay", max_episode_steps=60)

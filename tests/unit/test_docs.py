@@ -21,11 +21,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_layers import FLOORS
 from world_models_parts import pictures_store
 
-from rlzoo import cli, registry
-from rlzoo import config as configuration
+from rlzoo.cli import main as cli
+from rlzoo.core import registry
+from rlzoo.core.types import UsageError
 from rlzoo.io.run_dir import RunDir
-from rlzoo.run import Run
-from rlzoo.types import UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.run import Run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -8,15 +8,15 @@ import torch
 from gymnasium import spaces
 
 from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.data.dream import Beginnings, Dream, DreamVectorEnv
-from rlzoo.data.noise import BLOCK_STEPS, EpisodeNoise, normal, uniform
-from rlzoo.losses.mixture import split_mixture
+from rlzoo.algos.world_models.dream import Beginnings, Dream, DreamVectorEnv
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
+from rlzoo.algos.world_models.mixture import split_mixture
+from rlzoo.algos.world_models.noise import BLOCK_STEPS, EpisodeNoise, normal, uniform
+from rlzoo.algos.world_models.vae import VAE
+from rlzoo.core.seeding import TRAIN, episode_seed, numpy_generator, torch_seed
+from rlzoo.core.types import NonFiniteError, Setup
 from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mdn_rnn import MDNRNN, Memory
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.nets.vae import VAE
-from rlzoo.seeding import TRAIN, episode_seed, numpy_generator, torch_seed
-from rlzoo.types import NonFiniteError, Setup
 
 Z, A, H, K = 3, 2, 5, 4
 ACTIONS = spaces.Box(-1, 1, (A,), np.float32)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlzoo.core.seeding import TRAIN, episode_seed
+from rlzoo.core.types import DataError, Step
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.sync import SyncVectorEnv
-from rlzoo.seeding import TRAIN, episode_seed
-from rlzoo.types import DataError, Step
 
 TERMINATED, TRUNCATED = 1, 2
 

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
+from rlzoo.core.settings import defaults, read
+from rlzoo.core.statistics import bootstrap_interval
+from rlzoo.core.types import UsageError
 from rlzoo.envs.episodes import RestoreClass
 from rlzoo.envs.make import EnvConfig
-from rlzoo.evaluate import (
+from rlzoo.run.evaluate import (
     EvalConfig,
     Evaluation,
     Stopped,
@@ -22,10 +26,6 @@ from rlzoo.evaluate import (
     prepare_headless_drawing,
     record_episode,
 )
-from rlzoo.seeding import SELECT, TEST, TRAIN, episode_seed
-from rlzoo.settings import defaults, read
-from rlzoo.statistics import bootstrap_interval
-from rlzoo.types import UsageError
 
 
 class Lottery(gymnasium.Env[np.ndarray, int]):

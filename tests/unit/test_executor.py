@@ -15,9 +15,14 @@ from typing import Any
 
 import pytest
 
-from rlzoo import executor as module
-from rlzoo.executor import LocalExecutor, ProcessExecutor, RayExecutor, make_executor
-from rlzoo.types import RlzooError, UsageError
+from rlzoo.algos.world_models import executor as module
+from rlzoo.algos.world_models.executor import (
+    LocalExecutor,
+    ProcessExecutor,
+    RayExecutor,
+    make_executor,
+)
+from rlzoo.core.types import RlzooError, UsageError
 
 
 def squarer() -> module.Worker:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlzoo import export
-from rlzoo.build import find_checkpoint, load_policy, open_run
-from rlzoo.cli import main
+from rlzoo.cli import export
+from rlzoo.cli.main import main
 from rlzoo.io import checkpoint
+from rlzoo.run.build import find_checkpoint, load_policy, open_run
 
 TINY = [
     "algo=dqn",

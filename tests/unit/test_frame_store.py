@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlzoo.data.frame_store import RECORD, Column, FrameStore
-from rlzoo.types import DataError, NonFiniteError
+from rlzoo.algos.world_models.frame_store import RECORD, Column, FrameStore
+from rlzoo.core.types import DataError, NonFiniteError
 
 COLUMNS = {
     "frame": Column("uint8", (4, 4, 3)),
@@ -169,7 +169,7 @@ def test_numbers_that_are_not_finite_stay_outside(tmp_path: Path, name: str, val
 PROGRAM = """
 import sys
 import numpy as np
-from rlzoo.data.frame_store import Column, FrameStore
+from rlzoo.algos.world_models.frame_store import Column, FrameStore
 directory, count, keep = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "keep"
 columns = {"frame": Column("uint8", (16, 16, 3)), "action": Column("float32", (3,))}
 store = FrameStore.create(directory, columns, {}, shard_bytes=1 << 18)

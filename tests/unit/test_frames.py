@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlzoo.envs.frames import SHOWN_ROWS, frames64
+from rlzoo.envs.zoo.frames import SHOWN_ROWS, frames64
 
 RNG = np.random.default_rng(0)
 

@@ -13,18 +13,19 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlzoo.algos.airl import AIRL, AIRLConfig
-from rlzoo.algos.gail import GAIL, DiscriminatorConfig, GAILConfig
+from rlzoo.algos.gail.airl import AIRL, AIRLConfig
+from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
+from rlzoo.algos.gail.transitions import Transitions
 from rlzoo.algos.ppo import PPOConfig
 from rlzoo.algos.trpo import TRPOConfig
-from rlzoo.config import compose, plain, with_overrides
-from rlzoo.data.demonstrations import Demonstrations, DemonstrationsConfig, encode
-from rlzoo.data.transitions import Transitions
+from rlzoo.core.types import DataError, NonFiniteError, Setup, UsageError
+from rlzoo.demonstrations.files import DemonstrationsConfig, encode
+from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import DataError, NonFiniteError, Setup, UsageError
+from rlzoo.run.config import compose, plain, with_overrides
 
 torch.set_num_threads(1)
 AGENT = PPOConfig(rollout_env_steps=64, batch_size=32, epochs=2)

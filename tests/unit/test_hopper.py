@@ -11,18 +11,18 @@ from functools import partial
 import numpy as np
 import pytest
 
+from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_env
 from rlzoo.envs.restore import probe_restore
-from rlzoo.types import UsageError
 
 pybullet = pytest.importorskip("pybullet")
 pytest.importorskip("pybullet_envs_gymnasium")
 
 import pybullet_data  # noqa: E402 (not without the package)
 
-from rlzoo.envs.hopper import Hopper11BulletEnv  # noqa: E402
+from rlzoo.envs.zoo.hopper import Hopper11BulletEnv  # noqa: E402
 
-CONFIG = EnvConfig(id="rlzoo.envs.hopper:Hopper11BulletEnv-v0")
+CONFIG = EnvConfig(id="rlzoo.envs.zoo.hopper:Hopper11BulletEnv-v0")
 
 
 def literal_episode(seed: int, actions: np.ndarray) -> Iterator[tuple]:
@@ -241,7 +241,7 @@ def test_the_camera_follows() -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="opens a window")
-@pytest.mark.parametrize("id", [CONFIG.id, "rlzoo.envs.bullet:HopperBulletEnv-v0"])
+@pytest.mark.parametrize("id", [CONFIG.id, "rlzoo.envs.zoo.bullet:HopperBulletEnv-v0"])
 def test_a_window_plays_at_the_speed_of_life(id: str) -> None:
     env = make_env(EnvConfig(id=id), render_mode="human")
     env.reset(seed=0)

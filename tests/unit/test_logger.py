@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 
+from rlzoo.core.types import State
 from rlzoo.io.logger import Logger, LoggerConfig
-from rlzoo.types import State
 
 
 def make_logger(directory: Path, resume_at: State | None = None, **config: bool) -> Logger:

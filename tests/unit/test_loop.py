@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite, passed
-from rlzoo.types import FINISHED, Counters, NonFiniteError
+from rlzoo.core.types import FINISHED, Counters, NonFiniteError
+from rlzoo.run.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite, passed
 
 
 class Counting:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlzoo.losses.mixture import (
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
+from rlzoo.algos.world_models.mixture import (
     Mixture,
     mixture_mean,
     mixture_nll,
     sample_mixture,
     split_mixture,
 )
+from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.mdn_rnn import MDNRNN, Memory
 from rlzoo.nets.update import GradientStep
-from rlzoo.seeding import torch_generator, torch_seed
 
 
 def make(latent_size: int = 4, action_size: int = 2, **options: object) -> MDNRNN:

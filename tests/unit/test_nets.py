@@ -7,12 +7,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlzoo import registry
+from rlzoo.core import registry
+from rlzoo.core.seeding import torch_seed
+from rlzoo.core.types import UsageError
 from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.mlp import MLP, NetworkConfig
 from rlzoo.nets.q_network import QNetwork
-from rlzoo.seeding import torch_seed
-from rlzoo.types import UsageError
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SPACES = {

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rlzoo.plots import (
+from rlzoo.run.plots import (
     DOWN,
     LEFT,
     RIGHT,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlzoo.data.random_policies import (
+from rlzoo.algos.world_models.random_policies import (
     Brownian,
     Disturbed,
     ForcedStart,
@@ -20,7 +20,7 @@ from rlzoo.data.random_policies import (
     coarse,
     make_random_policy,
 )
-from rlzoo.seeding import numpy_generator
+from rlzoo.core.seeding import numpy_generator
 
 CAR = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))
 DOOM = spaces.Box(-1, 1, (1,), np.float32)

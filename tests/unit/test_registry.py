@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from rlzoo import config as configuration
-from rlzoo import registry
 from rlzoo.algos.tabular import QLearningConfig
-from rlzoo.settings import setting
-from rlzoo.types import UsageError
+from rlzoo.core import registry
+from rlzoo.core.settings import setting
+from rlzoo.core.types import UsageError
+from rlzoo.run import config as configuration
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from gymnasium.wrappers import FrameStackObservation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlzoo.core.types import DataError, Step, UsageError
 from rlzoo.data.replay import Batch, Replay
-from rlzoo.types import DataError, Step, UsageError
 
 GAMMA = 0.9
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.types import Step
 from rlzoo.data.rollouts import Rollout
-from rlzoo.types import Step
 
 OBS = spaces.Box(-1e3, 1e3, (1,), np.float64)
 

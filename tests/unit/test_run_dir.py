@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from rlzoo.core.types import CantCreateError, DataError, StorageError, UsageError
 from rlzoo.io.provenance import git_state
 from rlzoo.io.run_dir import RunDir, latest, provenance
-from rlzoo.types import CantCreateError, DataError, StorageError, UsageError
 
 NOBODY = 65534
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo import seeding
-from rlzoo.seeding import SELECT, TEST, TRAIN, derive_seed, episode_seed
+from rlzoo.core import seeding
+from rlzoo.core.seeding import SELECT, TEST, TRAIN, derive_seed, episode_seed
 
 SEEDS = st.integers(min_value=0, max_value=2**31 - 1)
 INDICES = st.integers(min_value=0, max_value=10**9)

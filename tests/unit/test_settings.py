@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo import settings
-from rlzoo.settings import defaults, nearest, plain, read, setting
-from rlzoo.types import UsageError
+from rlzoo.core import settings
+from rlzoo.core.settings import defaults, nearest, plain, read, setting
+from rlzoo.core.types import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlzoo.cli import main
+from rlzoo.cli.main import main
 
 AGENT = Path(__file__).parents[2] / "outputs" / "pretrained" / "dqn_mountaincar"
 
@@ -28,14 +28,14 @@ def test_a_changed_env_has_a_record_of_its_own(run: Path) -> None:
 
 
 def test_an_evaluation_says_how_far_it_is(run: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("rlzoo.terminal.FILE_SECONDS", 0.0)
+    monkeypatch.setattr("rlzoo.run.progress.FILE_SECONDS", 0.0)
     assert main(["evaluate", str(run), "episodes=3"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "of 3 episodes" in line]
     assert [line.split(",")[0] for line in lines] == [f"rlzoo: {n} of 3 episodes" for n in (1, 2)]
 
 
 def test_so_has_a_film(run: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rlzoo.show.has_display", lambda: False)
+    monkeypatch.setattr("rlzoo.cli.show.has_display", lambda: False)
     before = list(run.rglob("test_episode_*"))
     assert main(["play", str(run), "env.max_episode_steps=5"]) == 0
     [film] = set(run.rglob("test_episode_*")) - set(before)

@@ -19,10 +19,10 @@ pytest.importorskip("vizdoom")
 import yaml
 
 import rlzoo
-from rlzoo.envs.frames import frames64
+from rlzoo.core.settings import read
 from rlzoo.envs.make import EnvConfig, make_env
-from rlzoo.envs.takecover import TakeCover
-from rlzoo.settings import read
+from rlzoo.envs.zoo.frames import frames64
+from rlzoo.envs.zoo.takecover import TakeCover
 
 ROOT = Path(rlzoo.__file__).parents[1]
 
@@ -115,7 +115,7 @@ def test_the_preset_small_frames_and_the_time_limit() -> None:
 
 GAME = """
 import os, sys
-from rlzoo.envs import takecover
+from rlzoo.envs.zoo import takecover
 if {plain}:
     takecover.launcher = lambda directory: takecover.EXECUTABLE
 env = takecover.TakeCover()

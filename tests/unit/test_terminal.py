@@ -4,8 +4,8 @@ from contextlib import closing
 
 import pytest
 
-from rlzoo import terminal
-from rlzoo.terminal import EpisodesPlayed, Progress
+from rlzoo.run import progress as terminal
+from rlzoo.run.progress import EpisodesPlayed, Progress
 
 
 @pytest.fixture

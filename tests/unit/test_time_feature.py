@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_env
-from rlzoo.types import UsageError
 
 
 def test_the_last_feature_is_the_elapsed_part_of_the_limit() -> None:
@@ -28,7 +28,7 @@ def test_the_last_feature_is_the_elapsed_part_of_the_limit() -> None:
     ("settings", "line"),
     [
         ({"id": "FrozenLake-v1"}, "expected a vector of features"),
-        ({"id": "rlzoo.envs.car_racing:CarRacingFast-v3"}, "expected a vector of features"),
+        ({"id": "rlzoo.envs.zoo.car_racing:CarRacingFast-v3"}, "expected a vector of features"),
     ],
 )
 def test_other_observations_are_refused(settings: dict[str, str], line: str) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlzoo.data.demonstrations import Demonstrations
+from rlzoo.algos.gail.transitions import Features, of_demonstrations, of_rollout, with_absorbing
+from rlzoo.core.types import Step
 from rlzoo.data.rollouts import Rollout
-from rlzoo.data.transitions import Features, of_demonstrations, of_rollout, with_absorbing
-from rlzoo.types import Step
+from rlzoo.demonstrations.trajectories import Demonstrations
 
 LINE = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 

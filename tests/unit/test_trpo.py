@@ -17,6 +17,7 @@ from torch.distributions import Independent, Normal
 from rlzoo.algos.on_policy import Samples
 from rlzoo.algos.ppo import PPO, PPOConfig
 from rlzoo.algos.trpo import TRPO, TRPOConfig
+from rlzoo.core.types import NonFiniteError, Setup
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.losses.trust_region import (
     conjugate_gradients,
@@ -29,7 +30,6 @@ from rlzoo.nets.actor_critic import Categorical, DiagonalGaussian, StateDependen
 from rlzoo.nets.cnn import image_encoder
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
-from rlzoo.types import NonFiniteError, Setup
 
 ENGINES = spaces.Box(-1, 1, (2,), np.float32)
 

@@ -9,11 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlzoo.losses.vae import VAELoss, kl_to_standard_normal, squared_error, vae_loss
+from rlzoo.algos.world_models.vae import VAE, as_frames, as_images, has_bf16, sample
+from rlzoo.algos.world_models.vae_loss import (
+    VAELoss,
+    kl_to_standard_normal,
+    squared_error,
+    vae_loss,
+)
+from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.update import GradientStep
-from rlzoo.nets.vae import VAE, as_frames, as_images, has_bf16, sample
-from rlzoo.seeding import torch_generator, torch_seed
 
 
 def make(latent_size: int = 32, *, bf16: bool = False) -> VAE:

@@ -14,10 +14,10 @@ from lamp import small_vision
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlzoo import show
 from rlzoo.algos.world_models.memory import MemoryPhase
 from rlzoo.algos.world_models.vision import VisionPhase
-from rlzoo.cli import main
+from rlzoo.cli import show
+from rlzoo.cli.main import main
 
 TINY = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "debug=tiny", "total_env_steps=150"]
 SMALL = {"algo.controller.max_dream_steps": 12, "algo.controller.generations": 2}

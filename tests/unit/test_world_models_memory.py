@@ -25,9 +25,9 @@ from rlzoo.algos.world_models.memory import (
     Sequences,
     find_sequences,
 )
+from rlzoo.algos.world_models.mixture import mixture_nll, split_mixture
 from rlzoo.algos.world_models.vision import EncodeConfig, EncodePhase, VisionConfig, make_vae
-from rlzoo.losses.mixture import mixture_nll, split_mixture
-from rlzoo.types import DataError, NonFiniteError
+from rlzoo.core.types import DataError, NonFiniteError
 
 
 def sequences(episode_S: list[int], first_S: list[int], length_S: list[int]) -> Sequences:

@@ -29,8 +29,8 @@ from world_models_parts import (
 
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.pictures import grid, spread
-from rlzoo.seeding import TRAIN, episode_seed
-from rlzoo.types import DataError, StorageError
+from rlzoo.core.seeding import TRAIN, episode_seed
+from rlzoo.core.types import DataError, StorageError
 
 PHASES: dict[str, Callable[[Path], Any]] = {
     "collect": lambda path: collect(path / "frames"),
@@ -187,7 +187,7 @@ def test_a_full_disk_stops_a_phase_and_loses_nothing(
         return FullFile(path, "r+") if mode == "r+b" else open(path, mode, buffering)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlzoo.data.frame_store.open", full_disk, raising=False)
+        patch.setattr("rlzoo.algos.world_models.frame_store.open", full_disk, raising=False)
         with pytest.raises(StorageError, match=r"cannot be written: No space left on device$"):
             finish(phase)
     assert contents(tmp_path / "full" / FILES[name]) == before

@@ -22,6 +22,7 @@ from world_models_parts import (
     vision,
 )
 
+from rlzoo.algos.world_models.frame_store import FrameStore
 from rlzoo.algos.world_models.vision import (
     EncodeConfig,
     EncodePhase,
@@ -30,8 +31,7 @@ from rlzoo.algos.world_models.vision import (
     fingerprint,
     make_vae,
 )
-from rlzoo.data.frame_store import FrameStore
-from rlzoo.types import DataError, NonFiniteError
+from rlzoo.core.types import DataError, NonFiniteError
 
 
 def test_each_epoch_sees_each_frame_once_in_a_new_order(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 
 from rlzoo.algos.world_models.collect import CollectConfig, CollectPhase
+from rlzoo.algos.world_models.controller_net import Controller
+from rlzoo.algos.world_models.frame_store import Column, FrameStore
 from rlzoo.algos.world_models.imitate import Driver, ImitateConfig, ImitatePhase
 from rlzoo.algos.world_models.memory import MemoryConfig, MemoryPhase, make_rnn
 from rlzoo.algos.world_models.phases import Phase
@@ -22,11 +24,9 @@ from rlzoo.algos.world_models.vision import (
     VisionPhase,
     make_vae,
 )
-from rlzoo.data.frame_store import Column, FrameStore
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.types import State
 from rlzoo.io.encoding import decode, encode
-from rlzoo.nets.controller import Controller
-from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.types import State
 
 ENVS = 3
 ABOUT = {"env": "Fake-v0"}

@@ -33,10 +33,10 @@ TASKS = {"core": Task(2, 1, 60, 250), "machine": Task(2 * CORES, CORES, 60, 250)
 def drive(env: str, name: str) -> Measurement:
     import numpy as np
 
-    from rlzoo.config import compose
-    from rlzoo.data.random_policies import ForcedStart, OneControl
+    from rlzoo.algos.world_models.random_policies import ForcedStart, OneControl
+    from rlzoo.core.seeding import numpy_generator
     from rlzoo.envs.make import make_vector
-    from rlzoo.seeding import numpy_generator
+    from rlzoo.run.config import compose
 
     task = TASKS[name]
     words = [f"env={env}", f"env.num_envs={task.num_envs}", f"env.workers={task.workers}"]

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rlzoo.loop import Hooks, Loop
-from rlzoo.types import Algorithm
+from rlzoo.core.types import Algorithm
+from rlzoo.run.loop import Hooks, Loop
 
 
 @dataclass(frozen=True)

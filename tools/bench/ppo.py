@@ -44,8 +44,8 @@ WARM_UP = 2  # rollouts
 
 
 def ours(name: str, *, compiled: bool) -> Measurement:
-    from rlzoo.build import build
-    from rlzoo.config import compose
+    from rlzoo.run.build import build
+    from rlzoo.run.config import compose
 
     task = TASKS[name]
     config = compose(

@@ -18,8 +18,8 @@ WARM_UP, WORK = 20_000, 200_000  # env steps
 
 
 def q_learning(env: str) -> Measurement:
-    from rlzoo.build import build
-    from rlzoo.config import compose
+    from rlzoo.run.build import build
+    from rlzoo.run.config import compose
 
     words = ["algo=q_learning", f"env={env}", "experiment=none", f"total_env_steps={2 * WORK}"]
     return drive(build(compose(words)), WARM_UP, WORK)
@@ -29,7 +29,7 @@ def bare_loop(name: str) -> Measurement:
     import gymnasium
     import numpy as np
 
-    from rlzoo.config import compose
+    from rlzoo.run.config import compose
 
     config = compose(["algo=q_learning", f"env={name}", "experiment=none"]).env
     env = gymnasium.make(

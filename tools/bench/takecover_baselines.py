@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 import vizdoom
 
-from rlzoo.envs.takecover import TakeCover
-from rlzoo.seeding import TEST, episode_seed
+from rlzoo.core.seeding import TEST, episode_seed
+from rlzoo.envs.zoo.takecover import TakeCover
 
 HORIZON = 45  # tics; a fireball crosses the room in 24 at skill 5
 HELD = (1, 2, 4, 6, 8, 12, 16, 20, 26, 32, HORIZON)  # tics of a plan's first action

@@ -22,9 +22,9 @@ import torch
 from paired import Measurement, main
 from torch import nn
 
+from rlzoo.algos.world_models.frame_store import Column, FrameStore
+from rlzoo.algos.world_models.vae import VAE
 from rlzoo.algos.world_models.vision import VisionConfig, VisionPhase
-from rlzoo.data.frame_store import Column, FrameStore
-from rlzoo.nets.vae import VAE
 
 BATCH, WARM_UP, WORK = 100, 3, 20  # frames; minibatches
 FRAMES = 4000

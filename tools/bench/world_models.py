@@ -60,7 +60,7 @@ def act_side_by_side() -> Measurement:
     torch.set_num_threads(CORES)
     envs = make_episode_batch(
         EnvConfig(
-            id="rlzoo.envs.car_racing:CarRacingFast-v3",
+            id="rlzoo.envs.zoo.car_racing:CarRacingFast-v3",
             backend="envpool",
             envpool_id="CarRacing-v3",
             restore="replay",
@@ -112,11 +112,11 @@ def parts():
     """V, M and C of the paper's sizes, untrained."""
     from gymnasium import spaces
 
+    from rlzoo.algos.world_models.controller_net import Controller
     from rlzoo.algos.world_models.memory import MemoryConfig, make_rnn
     from rlzoo.algos.world_models.population import Senses
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
     from rlzoo.algos.world_models.worker import to_frames
-    from rlzoo.nets.controller import Controller
 
     space = spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
     senses = Senses(
@@ -132,8 +132,8 @@ def dream(task: str, num_envs: int) -> tuple[int, float]:
     import torch
     from gymnasium import spaces
 
+    from rlzoo.algos.world_models.dream import Beginnings, Dream
     from rlzoo.algos.world_models.memory import MemoryConfig, make_rnn
-    from rlzoo.data.dream import Beginnings, Dream
 
     torch.set_num_threads(1)
     latent_size, hidden_size, action_size = SIZES[task]
@@ -157,11 +157,11 @@ def dream(task: str, num_envs: int) -> tuple[int, float]:
 def vision(precision: str) -> Measurement:
     import torch
 
+    from rlzoo.algos.world_models.vae import as_images
+    from rlzoo.algos.world_models.vae_loss import vae_loss
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
-    from rlzoo.losses.vae import vae_loss
     from rlzoo.nets.adam import Adam
     from rlzoo.nets.update import GradientStep
-    from rlzoo.nets.vae import as_images
 
     torch.set_num_threads(CORES)
     vae = make_vae(VisionConfig(precision=precision), 0)

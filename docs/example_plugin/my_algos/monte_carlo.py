@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from rlzoo import registry
+from rlzoo.core import registry
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Counters, Metrics, Setup, State, Step, UsageError
 from rlzoo.data.collector import Collector
-from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.settings import setting
-from rlzoo.types import Counters, Metrics, Setup, State, Step, UsageError
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from rlzoo.algos.world_models.artefacts import OWN_LATENTS, Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
 from rlzoo.algos.world_models.config import WorldModelsConfig, check_run, how_to_do_more
 from rlzoo.algos.world_models.controller import ControllerPhase
+from rlzoo.algos.world_models.executor import Executor, make_executor
 from rlzoo.algos.world_models.imitate import Driver, ImitatePhase, check_agent
 from rlzoo.algos.world_models.memory import MemoryPhase, make_rnn
 from rlzoo.algos.world_models.phases import Films, Images, Phase
+from rlzoo.algos.world_models.random_policies import make_random_policy
 from rlzoo.algos.world_models.vision import EncodePhase, VisionPhase, make_vae
 from rlzoo.algos.world_models.worker import (
     Recipe,
@@ -34,12 +36,10 @@ from rlzoo.algos.world_models.worker import (
     make_senses,
     to_frames,
 )
-from rlzoo.data.random_policies import make_random_policy
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.types import FINISHED, Counters, Metrics, Setup, State
 from rlzoo.envs.make import make_episode_batch
-from rlzoo.executor import Executor, make_executor
 from rlzoo.nets.state import module_state
-from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.types import FINISHED, Counters, Metrics, Setup, State
 
 OFFLINE = ("vision", "encode", "memory", "imitate")  # their units count as offline updates
 LEARNING = ("vision", "memory", "controller")  # ... as updates

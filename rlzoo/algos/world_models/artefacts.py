@@ -20,11 +20,11 @@ import numpy as np
 from torch import nn
 
 from rlzoo.algos.world_models.config import MADE_WITH, NEEDS, WorldModelsConfig
+from rlzoo.algos.world_models.dream import Beginnings
+from rlzoo.algos.world_models.frame_store import FrameStore
 from rlzoo.algos.world_models.phases import Phase
-from rlzoo.data.dream import Beginnings
-from rlzoo.data.frame_store import FrameStore
+from rlzoo.core.types import DataError, State, UsageError
 from rlzoo.nets.state import load_module
-from rlzoo.types import DataError, State, UsageError
 
 STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
 NETWORKS = {"vision": "vae", "memory": "rnn"}

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlzoo.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.settings import setting
-from rlzoo.types import NonFiniteError, State, UsageError
+from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.settings import setting
+from rlzoo.core.types import NonFiniteError, State, UsageError
 
 # Part of a strategy -> those of its attributes that its next generations depend on.
 FIELDS: dict[str, tuple[str, ...]] = {

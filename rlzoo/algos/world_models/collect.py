@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.algos.world_models.frame_store import Column, FrameStore
 from rlzoo.algos.world_models.phases import Images
 from rlzoo.algos.world_models.pictures import grid, spread
-from rlzoo.data.frame_store import Column, FrameStore
-from rlzoo.data.random_policies import RandomPolicy
+from rlzoo.algos.world_models.random_policies import RandomPolicy
+from rlzoo.algos.world_models.vae import FRAME_SIZE
+from rlzoo.core.seeding import TRAIN, episode_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import DataError, Metrics, State
 from rlzoo.envs.batch import EpisodeBatch
-from rlzoo.nets.vae import FRAME_SIZE
-from rlzoo.seeding import TRAIN, episode_seed
-from rlzoo.settings import setting
-from rlzoo.types import DataError, Metrics, State
 
 STEPS_AT_ONCE = 100  # of each env, in one `step`: a signal is heard after at most so many
 HOPELESS_EPISODES = 100  # all of them too short: the settings are wrong

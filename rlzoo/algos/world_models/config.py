@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from rlzoo.algos.world_models.collect import CollectConfig
 from rlzoo.algos.world_models.controller import ControllerConfig
+from rlzoo.algos.world_models.executor import require_ray
 from rlzoo.algos.world_models.imitate import ImitateConfig
 from rlzoo.algos.world_models.memory import MemoryConfig
 from rlzoo.algos.world_models.vision import EncodeConfig, VisionConfig
-from rlzoo.executor import require_ray
-from rlzoo.settings import nearest, setting
-from rlzoo.types import UsageError
+from rlzoo.core.settings import nearest, setting
+from rlzoo.core.types import UsageError
 
 PHASES = ("collect", "vision", "encode", "memory", "controller")
 ORDER = (*PHASES[:-1], "imitate", PHASES[-1])  # with the one that needs an agent

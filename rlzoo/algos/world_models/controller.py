@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from rlzoo.algos.world_models.cma_es import CMAES, CMAESConfig
+from rlzoo.algos.world_models.executor import Executor, Kind
 from rlzoo.algos.world_models.population import Inputs, Outcome, Share
-from rlzoo.executor import Executor, Kind
-from rlzoo.seeding import SELECT, TRAIN, episode_seed
-from rlzoo.settings import setting
-from rlzoo.types import Metrics, State
+from rlzoo.core.seeding import SELECT, TRAIN, episode_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Metrics, State
 
 POPULATION = -1  # in the place of an env's index, for the seeds of a generation's episodes
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlzoo.algos.world_models.controller_net import Controller
+from rlzoo.algos.world_models.frame_store import FrameStore
 from rlzoo.algos.world_models.population import Senses
-from rlzoo.data.frame_store import FrameStore
-from rlzoo.nets.controller import Controller
-from rlzoo.seeding import numpy_generator
-from rlzoo.settings import setting
-from rlzoo.types import Metrics, State, UsageError
+from rlzoo.core.seeding import numpy_generator
+from rlzoo.core.settings import setting
+from rlzoo.core.types import Metrics, State, UsageError
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlzoo.algos.world_models.frame_store import FrameStore
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN
+from rlzoo.algos.world_models.mixture import (
+    mixture_mean,
+    mixture_nll,
+    sample_mixture,
+    split_mixture,
+)
 from rlzoo.algos.world_models.phases import Films, Images
 from rlzoo.algos.world_models.pictures import decoded, grid, spread
+from rlzoo.algos.world_models.vae import VAE, sample
 from rlzoo.algos.world_models.vision import check_same_data
-from rlzoo.data.frame_store import FrameStore
-from rlzoo.losses.mixture import mixture_mean, mixture_nll, sample_mixture, split_mixture
+from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
-from rlzoo.nets.mdn_rnn import MDNRNN
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
-from rlzoo.nets.vae import VAE, sample
-from rlzoo.seeding import numpy_generator, torch_generator, torch_seed
-from rlzoo.settings import setting
-from rlzoo.types import DataError, Metrics, State
 
 SHOWN = 10  # predictions in a picture
 DREAM_STEPS = 200  # of the film

@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rlzoo.types import Metrics, State
+from rlzoo.core.types import Metrics, State
 
 Images = dict[str, np.ndarray]  # name -> picture [H, W, 3] uint8
 Films = dict[str, tuple[np.ndarray, float]]  # name -> (frames [T, H, W, 3] uint8, per second)

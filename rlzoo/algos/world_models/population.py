@@ -15,12 +15,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlzoo.data.noise import EpisodeNoise, normal
+from rlzoo.algos.world_models.controller_net import Controller
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
+from rlzoo.algos.world_models.noise import EpisodeNoise, normal
+from rlzoo.algos.world_models.vae import VAE, sample
+from rlzoo.core.types import Step
 from rlzoo.envs.batch import EpisodeBatch
-from rlzoo.nets.controller import Controller
-from rlzoo.nets.mdn_rnn import MDNRNN, Memory
-from rlzoo.nets.vae import VAE, sample
-from rlzoo.types import Step
 
 FRAMES_AT_ONCE = 500  # of an episode, for V
 SLICE_STEPS = 20  # of all episodes, between two points where work may be interrupted

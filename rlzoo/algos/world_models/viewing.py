@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from rlzoo.algos.world_models.dream import Dream
+from rlzoo.algos.world_models.mixture import mixture_mean, split_mixture
+from rlzoo.algos.world_models.vae import as_frames
 from rlzoo.algos.world_models.worker import to_frames
-from rlzoo.data.dream import Dream
-from rlzoo.losses.mixture import mixture_mean, split_mixture
-from rlzoo.nets.vae import as_frames
 
 if TYPE_CHECKING:
     from rlzoo.algos.world_models.agent import WorldModels

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlzoo.algos.world_models.frame_store import Column, FrameStore
 from rlzoo.algos.world_models.phases import Images
 from rlzoo.algos.world_models.pictures import GREY, decoded, grid, spread
-from rlzoo.data.frame_store import Column, FrameStore
-from rlzoo.losses.vae import vae_loss
+from rlzoo.algos.world_models.vae import FRAME_SIZE, VAE, as_images, has_bf16
+from rlzoo.algos.world_models.vae_loss import vae_loss
+from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
+from rlzoo.core.settings import setting
+from rlzoo.core.types import DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
 from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
-from rlzoo.nets.vae import FRAME_SIZE, VAE, as_images, has_bf16
-from rlzoo.seeding import numpy_generator, torch_generator, torch_seed
-from rlzoo.settings import setting
-from rlzoo.types import DataError, Metrics, State
 
 SHOWN = 10  # frames in a picture of reconstructions
 WALK = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of the prior

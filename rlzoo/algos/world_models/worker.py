@@ -12,17 +12,17 @@ from gymnasium import spaces
 
 from rlzoo.algos.world_models.config import WorldModelsConfig
 from rlzoo.algos.world_models.controller import ControllerConfig
+from rlzoo.algos.world_models.controller_net import Controller, check_actions
+from rlzoo.algos.world_models.dream import Beginnings, Dream
+from rlzoo.algos.world_models.mdn_rnn import MDNRNN
 from rlzoo.algos.world_models.memory import make_rnn
 from rlzoo.algos.world_models.population import Player, SeenEpisodes, Senses, columns
+from rlzoo.algos.world_models.vae import FRAME_SIZE, VAE
 from rlzoo.algos.world_models.vision import make_vae
-from rlzoo.data.dream import Beginnings, Dream
+from rlzoo.core.types import UsageError
 from rlzoo.envs.batch import EpisodeBatch
-from rlzoo.envs.frames import SHOWN_ROWS, frames64
-from rlzoo.nets.controller import Controller, check_actions
-from rlzoo.nets.mdn_rnn import MDNRNN
+from rlzoo.envs.zoo.frames import SHOWN_ROWS, frames64
 from rlzoo.nets.state import load_module
-from rlzoo.nets.vae import FRAME_SIZE, VAE
-from rlzoo.types import UsageError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""A finished run to hand on: its record and its policy, without what only training needs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlzoo.cli.show import flag
+from rlzoo.core.types import CantCreateError, StorageError, UsageError
+from rlzoo.io import checkpoint as checkpoints
+from rlzoo.run.build import find_checkpoint, load_policy, open_run
+
+RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
+HALVED_FROM = 1024  # numbers in an array; smaller ones stay as they are
+
+
+def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
+    """Copy a run to `to` with one checkpoint, which can act, be shown and be built on.
+
+    With `half` its weights are stored with 16 bits and read back as 32.
+    """
+    if not to:
+        raise UsageError("export: got no to=, expected a new directory")
+    is_half = flag("half", half)
+    directory, config = open_run(path)
+    source, state = find_checkpoint(directory, checkpoint)
+    algorithm = load_policy(config, state)
+    target = Path(to)
+    try:
+        target.mkdir(parents=True)
+    except FileExistsError as error:
+        raise CantCreateError(f"{target}: exists already; expected a new directory") from error
+    except OSError as error:
+        raise CantCreateError(f"{target}: cannot be created: {error.strerror}") from error
+    try:
+        for name in RECORD:
+            _copy(directory.path / name, target / name)
+        for file in sorted(directory.path.glob("*.json")):
+            if file.name.startswith(("result", "evaluation_")):
+                _copy(file, target / file.name)
+        policy = algorithm.policy_state()
+        step = int(source.name.removesuffix(".old").removeprefix("step_"))
+        folder = target / "checkpoints"
+        kept = {checkpoints.POLICY_ONLY: True, "algorithm": halved(policy) if is_half else policy}
+        checkpoints.save(folder, step, kept)
+        if source == checkpoints.best(directory.checkpoints):
+            checkpoints.mark_best(folder, checkpoints.step_name(step))
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
+        raise
+    algorithm.env.close()
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(f"{target}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.exists():
+        shutil.copyfile(source, target)
+
+
+def halved(state: Any) -> Any:
+    """A state whose large float32 arrays have become float16."""
+    if isinstance(state, dict):
+        return {name: halved(part) for name, part in state.items()}
+    if isinstance(state, np.ndarray | torch.Tensor):
+        array = np.asarray(state)
+        return array.astype(np.float16) if is_large(array) else array
+    return state
+
+
+def is_large(array: np.ndarray) -> bool:
+    return array.dtype == np.float32 and array.size >= HALVED_FROM

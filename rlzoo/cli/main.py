@@ -1,0 +1,357 @@
+"""The command line: verbs, exit codes, errors on one screen. torch is imported only when needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlzoo.core import registry
+from rlzoo.core.messages import note
+from rlzoo.core.settings import nearest
+from rlzoo.core.types import RlzooError, UsageError
+from rlzoo.run import config as configuration
+from rlzoo.run.stop import StopSignal
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from rlzoo.run.config import RunConfig
+    from rlzoo.run.run import Run
+
+HELP = """\
+rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, shows the result.
+
+  rlzoo algo=dqn env=cartpole                   train (a tuned preset is used where there is one)
+  rlzoo algo=dqn env=cartpole algo.lr=3e-4      override any setting
+  rlzoo algo=dqn env=gym env.id=Acrobot-v1      any gymnasium environment
+  rlzoo -m algo=dqn seed=0,1,2 algo.lr=1e-3,3e-4    sweep: every combination, a process each
+  rlzoo resume=latest total_env_steps=200_000   go on where a run stopped (latest, or a run's path)
+  rlzoo from=RUN algo.phases=[vision]           a new run on what another one left (world_models)
+  rlzoo list [GROUP]                            algorithms, environments, experiments, ...
+  rlzoo evaluate RUN [episodes=100] [checkpoint=best|last] [env.kwargs.KEY=VALUE]
+  rlzoo play RUN [episode=0] [checkpoint=best|last] [file=film.gif]    a window, or a film
+  rlzoo play RUN beside=true | dream=true [temperature=1]    what world_models expects, dreams
+  rlzoo export RUN to=DIR [checkpoint=best|last] [half=true]   record and policy, to hand on
+  rlzoo compare RUN... [file=curves.png]        a table and learning curves over seeds
+  rlzoo demos record RUN file=demos.npz [episodes=25] [seed=0] [explore=true] [format=baselines]
+  rlzoo demos record expert=HopperBulletEnv-v0 file=demos.npz    a policy of the pybullet package
+  rlzoo demos show FILE | check FILE env=hopper_bullet | play FILE env=... [episode=0] [file=x.gif]
+  rlzoo demos convert FILE file=OUT [format=imitation|flat|baselines|minari]
+  tensorboard --logdir outputs                  read it
+
+options of training
+  -m, --multirun     sweep; with --jobs N (processes at a time) and --name NAME (its folder; a sweep
+                     of the same name skips finished jobs and resumes the others)
+  -c, --cfg job      print the resolved configuration and stop
+  run_dir=PATH       the run's directory (otherwise a new one below output_dir=outputs)
+  -h, --help, --version
+
+exit codes: 0 done, 64 wrong usage, 65 bad data, 70 failed (NaN, environment), 73 cannot create,
+            74 input/output, 75 run in use, 130/143 stopped by a signal (resumable)
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. RlzooErrors become one line on stderr."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if words is None else words))
+        sys.stdout.flush()
+        return code
+    except RlzooError as error:
+        note("error: " + " ".join(str(error).split()))  # one line, whatever a library wrote
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        # stdout may be what failed: nothing is left in it for the interpreter to fail on again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):  # `rlzoo list | head`
+            return 128 + signal.SIGPIPE
+        note(f"error: {error}")
+        return 74
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"rlzoo {version('rlzoo-torch')}")
+        return 0
+    if words[0] in VERBS:
+        return VERBS[words[0]](words[1:])
+    return train(words)
+
+
+def _read_options(words: list[str]) -> Namespace:
+    """`-m`, `--jobs` and so on; `.words` are the overrides that remain."""
+    from argparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            raise UsageError(f"{message}. See rlzoo --help")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--name", default="")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    options = parser.parse_intermixed_args(words)
+    for word in options.words:
+        if "=" not in word and not word.startswith("~"):
+            hint = " It must come first." if word in VERBS else ""
+            hint = hint or nearest(word, [*VERBS, "help", "resume=latest"])
+            raise UsageError(f"unknown command '{word}'.{hint} See rlzoo --help")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs: got {options.jobs}, expected a whole number >= 1")
+    return options
+
+
+def train(words: list[str]) -> int:
+    """Train a new run, go on with one (resume=latest, resume=PATH), or sweep."""
+    options = _read_options(words)
+    words, places = _take(options.words, {"resume": "", "run_dir": "", "from": ""})
+    if options.multirun:
+        if any(places.values()) or options.cfg:
+            raise UsageError("-m: a sweep takes no resume=, run_dir=, from= or --cfg; see --name")
+        from rlzoo.study.sweep import run_sweep
+
+        return run_sweep(words, jobs=options.jobs, name=options.name)
+    if places["resume"] and (places["run_dir"] or places["from"]):
+        raise UsageError("resume=: a run is resumed in its own directory, got run_dir= or from=")
+    if places["resume"]:
+        return _resume(places["resume"], words, show_only=bool(options.cfg))
+    if places["from"]:
+        config = _branch(places["from"], words)
+    else:
+        config = configuration.compose(words, note=note)
+    if options.cfg:
+        print(configuration.to_yaml(config), end="")
+        return 0
+    with StopSignal().installed() as stop:
+        from rlzoo.io.run_dir import RunDir, provenance
+        from rlzoo.run.build import check_agent, check_demonstrations, check_spaces
+        from rlzoo.run.run import Run
+
+        run_dir = Path(places["run_dir"])
+        output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
+        RunDir.check_writable(output)
+        check_spaces(config)
+        check_demonstrations(config)
+        check_agent(config)
+        if stop():
+            return stop.exit_code
+        if places["run_dir"]:
+            directory = RunDir.claim_at(run_dir)
+        else:
+            directory = RunDir.claim(output, config.algo.name, config.env.name, config.seed)
+        with directory.lock():
+            with directory.preparing():
+                directory.write_text("config.yaml", configuration.to_yaml(config))
+                directory.write_json("overrides.json", words)
+                directory.write_json("provenance.json", provenance())
+                run = Run(config, directory, stop)
+            return _run(run, stop)
+
+
+def _branch(which: str, words: list[str]) -> RunConfig:
+    """The settings of a run, with overrides, for a new run that builds on what it left."""
+    from rlzoo.io.run_dir import RunDir, latest
+
+    path = RunDir.open(latest(Path("outputs")) if which == "latest" else Path(which)).path
+    file = path / "config.yaml"
+    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
+    return configuration.branched(saved, [*words, f"algo.source='{path}'"])
+
+
+def _resume(which: str, words: list[str], *, show_only: bool) -> int:
+    from rlzoo.io import checkpoint
+    from rlzoo.io.run_dir import RunDir, latest
+
+    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
+    path = latest(Path(*roots or ["outputs"])) if which == "latest" else Path(which)
+    directory = RunDir.open(path)
+    file = path / "config.yaml"
+    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
+    config, differences = configuration.with_overrides(saved, words)
+    if show_only:
+        print(configuration.to_yaml(config), end="")
+        return 0
+    result = path / "result.json"
+    with StopSignal().installed() as stop, directory.lock():
+        reached = checkpoint.reached_step(directory.checkpoints)
+        if "total_env_steps" in differences and config.total_env_steps < reached:
+            raise UsageError(
+                f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "
+                "which the run has made already"
+            )
+        from rlzoo.run.run import Run
+
+        run = Run(config, directory, stop)
+        if result.exists() and (to_go_on := run.why_finished()):
+            note(f"{path} is finished; {to_go_on}")
+            run.release()
+            return 0
+        for key, (before, after) in differences.items():
+            note(f"changed {key}: {before} -> {after}")
+        if differences:
+            directory.write_text("config.yaml", configuration.to_yaml(config))
+        result.unlink(missing_ok=True)
+        directory.set_status("running")
+        return _run(run, stop)
+
+
+def _run(run: Run, stop: StopSignal) -> int:
+    note(f"run directory {run.directory.path}")
+    if run.train() == "stopped":
+        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
+        return stop.exit_code
+    return 0
+
+
+def list_everything(words: list[str]) -> int:
+    """The options of each config group, or of those named, one line each."""
+    chosen, options = _take(words, {"plugins": ""})
+    registry.load_plugins(name for name in options["plugins"].strip("[]").split(",") if name)
+    groups = configuration.groups()
+    for group in chosen:
+        if group not in groups:
+            raise UsageError(f"list: unknown group '{group}'. Known: {', '.join(groups)}")
+    first = ["algo", "env", "experiment"]
+    for group in chosen or [*first, *(g for g in groups if g not in first)]:
+        print(f"{group}=")
+        width = max(map(len, groups[group])) + 2
+        for option in groups[group]:
+            print(f"  {option:{width}}{configuration.description(group, option)}".rstrip())
+    return 0
+
+
+def _take(words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Split off the words `name=value` of the given names."""
+    chosen, rest = dict(defaults), []
+    for word in words:
+        name, separator, value = word.partition("=")
+        if separator and name in defaults:
+            if not value:
+                raise UsageError(f"{name}=: got nothing, expected a value")
+            chosen[name] = value
+        else:
+            rest.append(word)
+    return rest, chosen
+
+
+def _env_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the settings of an env."""
+    chosen = [word for word in words if word.startswith(("env=", "env."))]
+    return chosen, [word for word in words if word not in chosen]
+
+
+def _arguments(
+    verb: str,
+    words: list[str],
+    defaults: dict[str, str],
+    *,
+    numbers: Sequence[int] = (1,),
+    what: str = "a run directory (or latest)",
+) -> tuple[list[str], dict]:
+    """The paths, as many as one of `numbers`, and the options of a command."""
+    paths, chosen = _take(words, defaults)
+    for word in paths:
+        name, equals, _ = word.partition("=")
+        if word.startswith("-") or (equals and not Path(word).exists()):
+            known = ", ".join(f"{option}=" for option in defaults)
+            raise UsageError(
+                f"{verb}: unknown option '{word}'.{nearest(name, defaults)} Known: {known}"
+            )
+    if len(paths) not in numbers:
+        raise UsageError(f"{verb}: got {len(paths)} paths, expected {what}")
+    return paths, chosen
+
+
+def _evaluate(words: list[str]) -> int:
+    env_words, words = _env_words(words)
+    [path], options = _arguments("evaluate", words, {"episodes": "100", "checkpoint": "best"})
+    from rlzoo.cli import show
+
+    return show.evaluate_run(path, env_words, **options)
+
+
+def _play(words: list[str]) -> int:
+    defaults = {"episode": "0", "checkpoint": "best", "file": ""}
+    defaults |= {"beside": "false", "dream": "false", "temperature": ""}
+    env_words, words = _env_words(words)
+    [path], options = _arguments("play", words, defaults)
+    from rlzoo.cli import show
+
+    return show.play_run(path, env_words, **options)
+
+
+def _export(words: list[str]) -> int:
+    defaults = {"to": "", "checkpoint": "best", "half": "false"}
+    [path], options = _arguments("export", words, defaults)
+    from rlzoo.cli import export
+
+    return export.export_run(path, **options)
+
+
+def _compare(words: list[str]) -> int:
+    paths, options = _arguments("compare", words, {"file": ""}, numbers=range(1, sys.maxsize))
+    from rlzoo.cli import show
+
+    return show.compare_runs(paths, **options)
+
+
+_NEW_FILE = {"file": "", "format": "imitation", "force": "false"}
+DEMOS: dict[str, dict[str, str]] = {  # options of `rlzoo demos VERB`, with their defaults
+    "record": {
+        "expert": "",
+        "episodes": "25",
+        "seed": "0",
+        "explore": "false",
+        "checkpoint": "best",
+        **_NEW_FILE,
+    },
+    "show": {},
+    "check": {},
+    "play": {"episode": "0", "file": ""},
+    "convert": _NEW_FILE,
+}
+
+
+def _demos(words: list[str]) -> int:
+    verb, *words = words or [""]
+    if verb not in DEMOS:
+        known = ", ".join(DEMOS)
+        raise UsageError(f"demos: got '{verb}', expected one of {known}.{nearest(verb, DEMOS)}")
+    env_words, words = ([], words) if verb == "show" else _env_words(words)
+    paths, options = _arguments(
+        f"demos {verb}",
+        words,
+        DEMOS[verb],
+        numbers=(0, 1) if verb == "record" else (1,),
+        what="a file of demonstrations",
+    )
+    from rlzoo.cli import demos
+
+    return demos.VERBS[verb](paths, env_words, options)
+
+
+VERBS = {
+    "list": list_everything,
+    "evaluate": _evaluate,
+    "play": _play,
+    "export": _export,
+    "compare": _compare,
+    "demos": _demos,
+    "train": train,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

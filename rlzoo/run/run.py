@@ -1,0 +1,314 @@
+"""One run from its configuration to its result: build, restore, loop, test."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlzoo.core.messages import note
+from rlzoo.core.seeding import SELECT, TEST
+from rlzoo.core.types import (
+    NonFiniteError,
+    RlzooError,
+    State,
+    StorageError,
+    UsageError,
+)
+from rlzoo.envs.make import make_env, restore_class
+from rlzoo.io import checkpoint
+from rlzoo.io.logger import RECORD, Logger, read_curve
+from rlzoo.io.run_dir import RunDir
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build, source_of
+from rlzoo.run.config import RunConfig
+from rlzoo.run.evaluate import Evaluation, Stopped, evaluate, nobody, record_episode
+from rlzoo.run.loop import Hooks, Loop
+from rlzoo.run.progress import EpisodesPlayed, Progress
+
+Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
+
+
+class Run:
+    """A run directory with the algorithm that lives in it, restored if it has a checkpoint."""
+
+    def __init__(self, config: RunConfig, directory: RunDir, stop: Callable[[], bool]) -> None:
+        # An env's restore class may have to be found out by experiment: once a run is enough.
+        env_config = replace(config.env, restore=restore_class(config.env, config.seed))
+        self.config = config = replace(config, env=env_config)
+        self.directory, self.stop = directory, stop
+        self.best_return: float | None = None
+        self.best_clock = 0
+        self.phase, self.lines_of_phase = "", 0
+        self.can_film = config.logger.videos and config.logger.tensorboard
+        self.loop = Loop(
+            config.log_every_env_steps,
+            config.eval.every_env_steps,
+            config.save_every_env_steps,
+            config.save_every_seconds,
+        )
+        found = checkpoint.newest(directory.checkpoints, note)
+        if found and checkpoint.POLICY_ONLY in found[1]:
+            raise UsageError(
+                f"{directory.path}: was exported, so its policy is all there is: it can be "
+                "evaluated, played and built on (from=), not resumed"
+            )
+        # A resumed run has taken over what it needs of its source.
+        source = None if found else source_of(config)
+        self.algorithm = build(config, directory.path, source)
+        self._logged: State | None = None
+        if found:
+            self._restore(*found)
+            self._logged = found[1]["logger"]
+
+    def why_finished(self) -> str:
+        """How to go on with a run that has no more to do; empty if it has."""
+        if not self.algorithm.done():
+            return ""
+        plain = "raise total_env_steps to go on"
+        return self.algorithm.to_go_on() if hasattr(self.algorithm, "to_go_on") else plain
+
+    def train(self) -> str:
+        """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
+        self.logger = self._open_logger()
+        self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.clock)
+        hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self._advance)
+        status, reason = "failed", ""
+        try:
+            with self.progress:
+                status = self.loop.run(self.algorithm, hooks)
+            if status == "finished":
+                status = self._final_test()
+        except RlzooError as error:
+            reason = str(error)
+            if isinstance(error, NonFiniteError):
+                self._save_diagnostics(error)
+            raise
+        finally:
+            self._close(status, reason)
+        return status
+
+    def _open_logger(self) -> Logger:
+        """Cuts off what was logged after the checkpoint."""
+        logger = Logger(self.directory.path, self.config.logger, resume_at=self._logged, warn=note)
+        if self._logged is None:
+            logger.hparams(configuration.flat(self.config))
+        logger.text("config", f"```yaml\n{configuration.to_yaml(self.config)}```")
+        return logger
+
+    def _advance(self, clock: int) -> None:
+        if hasattr(self.algorithm, "progress"):
+            self.progress.phase(*self.algorithm.progress())
+        self.progress.update(clock)
+
+    def _restore(self, path: Path, state: State) -> None:
+        self.algorithm.load(state["algorithm"])
+        self.loop.load(state["loop"])
+        self.best_return, self.best_clock = state["best_return"], state["best_env_steps"]
+        if path.name == checkpoint.step_name(self.best_clock):
+            # The run may have died between saving this checkpoint and marking it.
+            checkpoint.mark_best(self.directory.checkpoints, path.name)
+        note(f"resumed {path.name}, step {self.algorithm.counters.clock:,}")
+
+    def log(self, clock: int, metrics: dict[str, float]) -> None:
+        self.logger.scalars(clock, metrics)
+        self.progress.show(metrics)
+        if self.algorithm.counters.phase != self.phase:
+            self.phase, self.lines_of_phase = self.algorithm.counters.phase, 0
+        self.lines_of_phase += 1
+        # The first line is of the end of the phase before. Then ever more seldom, as a network's
+        # view changes: lines 2, 4, 8, 16, ... of the phase.
+        if self.lines_of_phase.bit_count() == 1 and self.config.logger.tensorboard:
+            self._show_pictures(clock)
+
+    def save(self, clock: int) -> None:
+        state = {
+            "algorithm": self.algorithm.state(),
+            "loop": self.loop.state(),
+            "logger": self.logger.state(),
+            "best_return": self.best_return,
+            "best_env_steps": self.best_clock,  # the name that older checkpoints have
+        }
+        keep = self.config.keep_checkpoints
+        checkpoint.save(self.directory.checkpoints, clock, state, keep_last=keep)
+
+    def evaluate(self, clock: int) -> bool:
+        """Greedy episodes on the selection seeds; the best checkpoint so far is marked.
+
+        False if it was interrupted: then nothing has happened.
+        """
+        if not self._has_policy():
+            return True
+        try:
+            result = self.play_episodes(self.config.eval.episodes, SELECT)
+            improved = self.best_return is None or result.mean > self.best_return
+            wants_film = improved or self.config.logger.every_video
+            film = self._film() if wants_film and self.can_film else None
+        except Stopped:
+            return False
+        metrics = {
+            "eval/return_mean": result.mean,
+            "eval/return_std": result.std,
+            "eval/length_mean_env_steps": float(np.mean(result.lengths)),
+        }
+        self.log(clock, metrics)
+        if self.config.logger.tensorboard:
+            self._show(clock, film)
+        for name, panels in getattr(self.algorithm, "figures", {}).items():
+            self._draw(clock, name, panels)
+        if improved or result.mean == self.best_return:  # of equals the newest
+            self.best_return, self.best_clock = result.mean, clock
+            self.save(clock)
+            checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(clock))
+        return True
+
+    def _has_policy(self) -> bool:
+        """Whether the algorithm's phases have come to a policy that can be evaluated."""
+        return getattr(self.algorithm, "has_policy", True)
+
+    def play_episodes(
+        self, episodes: int, purpose: str, episode_over: Callable[[], None] = nobody
+    ) -> Evaluation:
+        return evaluate(
+            self.algorithm,
+            self.config.env,
+            episodes=episodes,
+            num_envs=self.config.eval.num_envs,
+            run_seed=self.config.seed,
+            purpose=purpose,
+            stop=self.stop,
+            episode_over=episode_over,
+        )
+
+    def _film(self) -> Film | None:
+        """The first selection episode as frames; None for an env that cannot draw itself."""
+        try:
+            frames_THWC, fps, _ = record_episode(
+                self.algorithm,
+                self.config.env,
+                run_seed=self.config.seed,
+                purpose=SELECT,
+                stop=self.stop,
+            )
+        except RlzooError as error:
+            note(f"no films: {error}")
+            self.can_film = False
+            return None
+        return frames_THWC, fps
+
+    def _show(self, clock: int, film: Film | None) -> None:
+        """Histograms, the value map of a table, and the film of a greedy episode."""
+        if hasattr(self.algorithm, "histograms"):
+            for name, array in self.algorithm.histograms().items():
+                self.logger.histogram(clock, name, array)
+        if hasattr(self.algorithm, "q_table"):
+            from rlzoo.run.plots import grid_of, value_map  # matplotlib takes half a second
+
+            env = make_env(self.config.env)
+            title = f"{clock:,} env steps"
+            picture_HWC = value_map(self.algorithm.q_table(), grid_of(env), title)
+            env.close()
+            self.logger.image(clock, "eval/value_map", picture_HWC)
+        if film is not None:
+            self.logger.video(clock, "eval/episode", *film)
+        self._show_pictures(clock)
+
+    def _show_pictures(self, clock: int) -> None:
+        """What an algorithm with phases has to show of them."""
+        if hasattr(self.algorithm, "pictures"):
+            images, films = self.algorithm.pictures()
+            for name, picture_HWC in images.items():
+                self.logger.image(clock, name, picture_HWC)
+            for name, film in films.items():
+                self.logger.video(clock, name, *film)
+
+    def _draw(self, clock: int, name: str, panels: Mapping[str, Sequence[str]]) -> None:
+        """A figure that the algorithm asks for: its metrics so far, in panels side by side."""
+        from rlzoo.run.plots import metric_panels
+
+        record = self.directory.path / RECORD
+        curves = {
+            title: {metric: read_curve(record, metric) for metric in metrics}
+            for title, metrics in panels.items()
+        }
+        self.logger.figure(clock, name, metric_panels(curves))
+
+    def _final_test(self) -> str:
+        """Test the last and the best policy on seeds that neither training nor selection saw."""
+        results: dict[str, Evaluation] = {}
+        try:
+            if self._has_policy():
+                results["last"] = self._test("last")
+            best = checkpoint.best(self.directory.checkpoints)
+            newest = checkpoint.step_name(self.algorithm.counters.clock)
+            if best is not None and best.name == newest and "last" in results:
+                results["best"] = results["last"]  # one policy and the same episodes
+            elif best is not None:
+                self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
+                results["best"] = self._test("best")
+        except Stopped:
+            return "stopped"
+        tested = {f"test/{which}_return_mean": result.mean for which, result in results.items()}
+        if tested:
+            self.logger.scalars(self.algorithm.counters.clock, tested)
+        self.directory.write_json(
+            "result.json",
+            {
+                **self._progress_made(),
+                "elapsed_seconds": self.loop.stopwatch.elapsed_seconds,
+                "resume_exact": self.algorithm.env.resume_exact,
+                "test": {which: result.to_json() for which, result in results.items()},
+            },
+        )
+        for which, result in results.items():
+            print(f"{which} policy, {result.describe()}")
+        if not results:
+            note("no test: its phases have made no policy")
+        return "finished"
+
+    def _test(self, which: str) -> Evaluation:
+        episodes = self.config.eval.test_episodes
+        note(f"testing the {which} policy on {episodes:,} episodes")
+        with closing(EpisodesPlayed(episodes)) as played:
+            return self.play_episodes(episodes, TEST, played.one_more)
+
+    def _progress_made(self) -> dict[str, int]:
+        counters = self.algorithm.counters
+        offline = {"offline_updates": counters.offline_updates} if counters.offline_updates else {}
+        return {"env_steps": counters.env_steps, **offline}
+
+    def release(self) -> None:
+        """Let go of envs and worker processes."""
+        self.algorithm.env.close()
+        getattr(self.algorithm, "close", lambda: None)()
+
+    def _close(self, status: str, reason: str) -> None:
+        if status != "stopped":
+            self.logger.session_end("success" if status == "finished" else "failure")
+        self.logger.close()
+        self.release()
+        details: dict[str, Any] = {
+            **self._progress_made(),
+            "resume_exact": self.algorithm.env.resume_exact,
+        }
+        try:
+            self.directory.set_status(status, **details, **({"error": reason} if reason else {}))
+        except StorageError as error:  # must not hide what ended the run
+            note(str(error))
+
+    def _save_diagnostics(self, error: NonFiniteError) -> None:
+        self.directory.write_json(
+            "diagnostics.json",
+            {
+                "error": str(error),
+                "counters": self.algorithm.counters.state(),
+                "window": self.loop.window.state(),
+                "trace": traceback.format_exc().splitlines(),
+            },
+        )
+        note(f"wrote {self.directory.path / 'diagnostics.json'}; checkpoints are left as they are")
