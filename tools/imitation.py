@@ -19,8 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from results import read, sweep_words
 
-from rlzoo.core.statistics import bootstrap_interval, iqm
 from rlzoo.demonstrations.files import load
+from rlzoo.run.statistics import bootstrap_interval, iqm
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 SETTING = "algo.demonstrations.trajectories="

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlzoo.core.statistics import bootstrap_interval, iqm
 from rlzoo.io.logger import read_curve
+from rlzoo.run.statistics import bootstrap_interval, iqm
 from rlzoo.study.compare import compare
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"

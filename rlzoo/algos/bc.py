@@ -9,29 +9,30 @@ Shape suffixes: N steps of demonstrations, B minibatch, A outputs of the policy.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.algorithm import Algorithm, Histogram, Progress, Reactive, Report, Setup, Sources
+from rlzoo.core.parts import load_module, module_state
+from rlzoo.core.seeding import numpy_generator, torch_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, DataError, Metrics, Setup, State, UsageError
+from rlzoo.core.types import Counters, DataError, Metrics, Record, UsageError
 from rlzoo.data.normalize import ObsNormalizer
-from rlzoo.demonstrations.files import DemonstrationsConfig, chosen
-from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
-from rlzoo.nets.acting import numpy_head
+from rlzoo.demonstrations.files import DemonstrationsConfig, Unchanged
+from rlzoo.demonstrations.trajectories import Demonstrations
+from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.actor_critic import Categorical, make_distribution
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.policy import Policy
-from rlzoo.nets.state import load_module, module_state
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named, averaged
 
 BLOCKS = 10  # that a single trajectory is cut into, to hold out some of them
 MEASURED_AT_ONCE = 4096  # held-out observations in one call: bounds the memory for images
@@ -48,6 +49,7 @@ class BCConfig:
     loss: Literal["nll", "mse"] = setting(
         "nll", "-log pi(a|s), or the mean squared error of continuous actions", fixed=True
     )
+    updates: int = setting(20_000, "minibatches, at most", low=1)
     batch_size: int = setting(128, "steps in a minibatch, drawn with replacement", low=1)
     lr: float = setting(1e-3, "Adam's learning rate", above=0)
     weight_decay: float = setting(
@@ -81,16 +83,23 @@ class BCConfig:
 class Data(NamedTuple):
     """Demonstrations as the network gets them."""
 
-    train: tuple[Tensor, Tensor]  # observations [N, ...], actions [N] or [N, A]
-    heldout: tuple[Tensor, Tensor]
-    sha256: str  # of both
+    train: tuple[Tensor, ...]  # observations [N, ...], actions [N] or [N, A]
+    heldout: tuple[Tensor, ...]
 
 
-class BC:
-    needs = ("network",)
+@dataclass
+class EarlyStop(Record):
+    best_heldout_loss: float | None = None
+    measurements_since_best: int = 0
+
+
+class BC(Algorithm):
+    needs: ClassVar = ("network",)
 
     def __init__(self, config: BCConfig, setup: Setup) -> None:
+        assert setup.network is not None
         self.config, self.setup = config, setup
+        self.total_env_steps = setup.total_env_steps
         self.env = env = setup.env
         self.counters = Counters()
         self.distribution = make_distribution(env.action_space, log_std_init=config.log_std_init)
@@ -99,8 +108,8 @@ class BC:
             self.network = Policy(
                 env.observation_space,
                 self.distribution,
-                setup.network,
-                make_encoder=setup.make_encoder,
+                setup.network.settings,
+                make_encoder=setup.network.make_encoder,
             ).to(setup.device)
         self.learner = deepcopy(self.network)
         if config.loss == "mse":  # which knows of no width
@@ -111,15 +120,29 @@ class BC:
         self.update = GradientStep(
             self.optimizer, self.loss, max_grad_norm=None, compile=setup.compile
         )
-        self.policy_outputs = numpy_head(self.network.encoder, self.network.policy)
-        self.obs_normalizer = self._new_normalizer()
+        self.policy_outputs = numpy_forward(self.network.encoder, self.network.policy)
+        self.policy = Reactive(self.act)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.minibatch_rng = numpy_generator(setup.seed, "minibatches")
-        self.best_heldout_loss: float | None = None
-        self.measurements_since_best = 0
+        self.early_stop = EarlyStop()
+        self.parts: dict[str, Any] = {
+            "demonstrations_sha256": Unchanged(self._arrays, config.demonstrations.path),
+            "network": self.network,
+            "learner": self.learner,
+            "optimizer": self.optimizer,
+            "early_stop": self.early_stop,
+            "explore_rng": self.explore_rng,
+            "minibatch_rng": self.minibatch_rng,
+        }
+        space, self.obs_normalizer = env.observation_space, None
+        is_vector = isinstance(space, spaces.Box) and space.dtype != np.uint8
+        if config.normalize_obs and is_vector:
+            self.obs_normalizer = self.parts["obs_normalizer"] = ObsNormalizer(space.shape)
+        self.policy_parts = tuple(n for n in ("network", "obs_normalizer") if n in self.parts)
 
     @staticmethod
-    def check(run: Any) -> None: ...
+    def sources(config: BCConfig) -> Sources:
+        return Sources(demonstrations=config.demonstrations)
 
     @staticmethod
     def check_spaces(config: BCConfig, observation_space: spaces.Space, action_space: Any) -> None:
@@ -129,11 +152,6 @@ class BC:
             raise UsageError(f"algo=bc: {error}") from error
         if config.loss == "mse" and not isinstance(action_space, spaces.Box):
             raise UsageError(f"algo.loss=mse: got actions {action_space}, expected a Box of floats")
-
-    def _new_normalizer(self) -> ObsNormalizer | None:
-        space = self.env.observation_space
-        is_vector = isinstance(space, spaces.Box) and space.dtype != np.uint8
-        return ObsNormalizer(space.shape) if self.config.normalize_obs and is_vector else None
 
     # ---------------------------------------------------------------- acting
 
@@ -153,30 +171,26 @@ class BC:
     @cached_property
     def data(self) -> Data:
         """The demonstrations, read when they are first needed: a trained policy acts without."""
+        assert self.setup.demonstrations is not None
         config, seed = self.config, self.setup.seed
-        demonstrations = chosen(config.demonstrations)
-        env = self.env
-        check_fits(demonstrations, env.observation_space, env.action_space, self.setup.env_id)
+        demonstrations: Demonstrations = self.setup.demonstrations()
         kept_rng = numpy_generator(seed, "kept steps")
         kept = demonstrations.kept_steps(config.demonstrations.keep_every, kept_rng)
         split_rng = numpy_generator(seed, "held-out trajectories")
         train, heldout = split(demonstrations, kept, config.heldout_fraction, split_rng)
-        self.obs_normalizer = self._new_normalizer()
         if self.obs_normalizer is not None:
-            self.obs_normalizer.update(demonstrations.obs[train])
-        digest = hashlib.sha256()
-        parts = [self._tensors(demonstrations, steps, digest) for steps in (train, heldout)]
-        return Data(parts[0], parts[1], digest.hexdigest())
+            self.obs_normalizer.fit(demonstrations.obs[train])
+        return Data(*(self._tensors(demonstrations, steps) for steps in (train, heldout)))
 
-    def _tensors(
-        self, demonstrations: Demonstrations, steps_N: np.ndarray, digest: Any
-    ) -> tuple[Tensor, Tensor]:
+    def _tensors(self, demonstrations: Demonstrations, steps_N: np.ndarray) -> tuple[Tensor, ...]:
         obs = np.ascontiguousarray(self._normalized(demonstrations.obs[steps_N]))
         action = np.ascontiguousarray(self.distribution.from_env(demonstrations.action[steps_N]))
-        for array in (obs, action):
-            digest.update(array.data)
         device = self.setup.device
         return torch.from_numpy(obs).to(device), torch.from_numpy(action).to(device)
+
+    def _arrays(self) -> Iterator[np.ndarray]:
+        for pair in self.data:
+            yield from (tensor.cpu().numpy() for tensor in pair)
 
     # ---------------------------------------------------------------- learning
 
@@ -186,33 +200,30 @@ class BC:
         drawn = self.minibatch_rng.integers(len(obs), size=(updates, self.config.batch_size))
         outcomes = [self.update(obs[rows], action[rows]) for rows in torch.from_numpy(drawn)]
         self.counters.updates += updates
-        self.counters.offline_updates += updates
-        _, grad_norm, loss, _, error = (
-            torch.stack(values).mean() for values in zip(*outcomes, strict=True)
-        )
+        self.counters.offline_units += updates
         heldout_loss, heldout_error = self._measured()
-        if self.best_heldout_loss is None or heldout_loss < self.best_heldout_loss:
-            self.best_heldout_loss, self.measurements_since_best = heldout_loss, 0
+        best = self.early_stop
+        if best.best_heldout_loss is None or heldout_loss < best.best_heldout_loss:
+            best.best_heldout_loss, best.measurements_since_best = heldout_loss, 0
             load_module(self.network, module_state(self.learner))
         else:
-            self.measurements_since_best += 1
+            best.measurements_since_best += 1
         return {
-            "train/loss": loss,
-            "train/grad_norm": grad_norm,
-            "train/action_error": error,
+            **averaged(outcomes, "train"),
             "eval/heldout_loss": heldout_loss,
             "eval/heldout_action_error": heldout_error,
         }
 
-    def loss(self, obs_B: Tensor, action_B: Tensor) -> tuple[Tensor, ...]:
-        """The loss of a minibatch, weight decay included, and what `fit` says of it."""
-        fit = self.fit(obs_B, action_B)
+    def loss(self, obs_B: Tensor, action_B: Tensor) -> tuple[Tensor, Named]:
+        """The loss of a minibatch, and apart from weight decay what it is made of."""
+        fit, _, error = self.fit(obs_B, action_B)
+        named = {"loss": fit, "action_error": error}  # logged without the decay
         decay = self.config.weight_decay
         if not decay:
-            return fit[0], *fit
+            return fit, named
         weights = [p for p in self.learner.parameters() if p.dim() > 1]
         penalty = torch.stack([p.square().sum() for p in weights]).sum()
-        return fit[0] + 0.5 * decay * penalty, *fit
+        return fit + 0.5 * decay * penalty, named
 
     def fit(self, obs_B: Tensor, action_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How far the learner is from the expert: (loss, held-out loss, error of its actions).
@@ -246,65 +257,29 @@ class BC:
 
     def gauges(self) -> dict[str, float]:
         gauges = {"train/updates": float(self.counters.updates)}
-        if self.best_heldout_loss is not None:
-            gauges["eval/heldout_loss_lowest"] = self.best_heldout_loss
+        if self.early_stop.best_heldout_loss is not None:
+            gauges["eval/heldout_loss_lowest"] = self.early_stop.best_heldout_loss
         return gauges
 
-    def histograms(self) -> dict[str, np.ndarray]:
+    def report(self) -> Iterable[Report]:
         """Parameters by name, and the policy's outputs for what is held out."""
-        named = self.network.named_parameters()
-        weights = {f"parameters/{name}": p.detach().cpu().numpy() for name, p in named}
+        for name, parameter in self.network.named_parameters():
+            yield Histogram(f"parameters/{name}", parameter.detach().cpu().numpy())
         obs = self.data.heldout[0][:MEASURED_AT_ONCE].cpu().numpy()
-        return {**weights, "policy_outputs": self.policy_outputs(obs)}
+        yield Histogram("policy_outputs", self.policy_outputs(obs))
+
+    def progress(self) -> Progress:
+        return Progress("train", self.counters.updates, self.config.updates, "minibatches")
 
     def done(self) -> bool:
-        return self._has_stopped() or self.counters.clock >= self.setup.total_env_steps
+        return self._has_stopped() or self.counters.updates >= self.config.updates
 
     def _has_stopped(self) -> bool:
         patience = self.config.patience
-        return patience is not None and self.measurements_since_best >= patience
+        return patience is not None and self.early_stop.measurements_since_best >= patience
 
-    def to_go_on(self) -> str:
-        """What a finished run needs to do more when it is resumed."""
-        return f"raise {'algo.patience' if self._has_stopped() else 'total_env_steps'} to go on"
-
-    def state(self) -> State:
-        return {
-            "counters": self.counters.state(),
-            **self.policy_state(),
-            "learner": module_state(self.learner),
-            "optimizer": self.optimizer.state(),
-            "best_heldout_loss": self.best_heldout_loss,
-            "measurements_since_best": self.measurements_since_best,
-            "explore_rng": generator_state(self.explore_rng),
-            "minibatch_rng": generator_state(self.minibatch_rng),
-            "demonstrations_sha256": self.data.sha256,
-        }
-
-    def load(self, state: State) -> None:
-        """Go on where `state` was taken; DataError if the demonstrations are others now."""
-        if self.data.sha256 != state["demonstrations_sha256"]:
-            path = self.config.demonstrations.path
-            raise DataError(f"{path}: has changed since the run began; expected the same steps")
-        self.load_policy(state)
-        load_module(self.learner, state["learner"])
-        self.counters.load(state["counters"])
-        self.optimizer.load(state["optimizer"])
-        self.best_heldout_loss = state["best_heldout_loss"]
-        self.measurements_since_best = state["measurements_since_best"]
-        load_generator(self.explore_rng, state["explore_rng"])
-        load_generator(self.minibatch_rng, state["minibatch_rng"])
-
-    def policy_state(self) -> State:
-        state: State = {"network": module_state(self.network)}
-        if self.obs_normalizer is not None:
-            state["obs_normalizer"] = self.obs_normalizer.state()
-        return state
-
-    def load_policy(self, state: State) -> None:
-        load_module(self.network, state["network"])
-        if self.obs_normalizer is not None:
-            self.obs_normalizer.load(state["obs_normalizer"])
+    def how_to_continue(self) -> str:
+        return f"raise {'algo.patience' if self._has_stopped() else 'algo.updates'} to go on"
 
 
 def split(

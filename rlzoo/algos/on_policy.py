@@ -7,26 +7,26 @@ Collect a rollout; value all its observations in one call of the critic; estimat
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup
+from rlzoo.core.seeding import numpy_generator, torch_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, Metrics, Setup, State, Step, UsageError
+from rlzoo.core.types import Counters, Metrics, UsageError
 from rlzoo.data.collector import Collector
 from rlzoo.data.normalize import ObsNormalizer, RewardScaler
 from rlzoo.data.rollouts import Rollout
 from rlzoo.losses.returns import generalized_advantages
-from rlzoo.nets.acting import Act, numpy_head
+from rlzoo.nets.acting import Forward, numpy_forward
 from rlzoo.nets.actor_critic import ActorCritic, Categorical, make_distribution
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.state import load_module, module_state
 
 Schedule = Literal["constant", "linear"]
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
@@ -76,30 +76,33 @@ class Samples(NamedTuple):
     value_B: torch.Tensor  # what it said
 
 
-class OnPolicy:
+class OnPolicy(Algorithm):
     """Acts, collects and prepares; a subclass makes an `optimizer` and says how to `improve`."""
 
-    needs = ("network",)
+    needs: ClassVar = ("network",)
     optimizer: Adam
 
     def __init__(self, config: OnPolicyConfig, setup: Setup) -> None:
+        assert setup.network is not None
         self.config, self.setup = config, setup
+        self.total_env_steps = setup.total_env_steps
         self.env = env = setup.env
         self.counters = Counters()
         self.distribution = make_distribution(
             env.action_space,
             log_std_init=config.log_std_init,
-            gsde_features=setup.network.hidden[-1] if config.gsde else None,
+            gsde_features=setup.network.settings.hidden[-1] if config.gsde else None,
             gsde_hold_steps=config.gsde_hold_steps,
         )
         with torch_seed(setup.seed, "network"):
             self.network = ActorCritic(
                 env.observation_space,
                 self.distribution,
-                setup.network,
-                make_encoder=setup.make_encoder,
+                setup.network.settings,
+                make_encoder=setup.network.make_encoder,
                 orthogonal=config.orthogonal_init,
             ).to(setup.device)
+        self.policy = Reactive(self.act)
         is_discrete = isinstance(env.action_space, spaces.Discrete)
         self.rollout = Rollout(
             config.rollout_env_steps // env.num_envs,
@@ -108,15 +111,24 @@ class OnPolicy:
             action_shape=() if is_discrete else (self.distribution.num_outputs,),
             action_dtype=np.int64 if is_discrete else np.float32,
         )
-        self.collector = Collector(env, self._store)
-        self.obs_normalizer = self.reward_scaler = None
-        if config.normalize_obs:
-            self.obs_normalizer = ObsNormalizer(env.observation_space.shape)
-        if config.normalize_reward:
-            self.reward_scaler = RewardScaler(env.num_envs, config.gamma)
+        self.collector = Collector(env)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.minibatch_rng = numpy_generator(setup.seed, "minibatches")
         self.learn_seconds = 0.0
+        self.parts: dict[str, Any] = {
+            "network": self.network,
+            "explore_rng": self.explore_rng,
+            "minibatch_rng": self.minibatch_rng,
+            "collector": self.collector,
+        }
+        self.obs_normalizer = self.reward_scaler = None
+        if config.normalize_obs:
+            self.obs_normalizer = ObsNormalizer(env.observation_space.shape)
+            self.parts["obs_normalizer"] = self.obs_normalizer
+        if config.normalize_reward:
+            self.reward_scaler = RewardScaler(env.num_envs, config.gamma)
+            self.parts["reward_scaler"] = self.reward_scaler
+        self.policy_parts = tuple(n for n in ("network", "obs_normalizer") if n in self.parts)
 
     @staticmethod
     def check(run: Any) -> None:
@@ -152,32 +164,24 @@ class OnPolicy:
     # ---------------------------------------------------------------- acting
 
     @cached_property
-    def policy_outputs(self) -> Act:
+    def policy_outputs(self) -> Forward:
         """The policy in numpy, made at its first use: optimisers move the parameters before.
 
         Acting needs no value and no log-probability: the parameters do not change within a
         rollout, so both are computed at its end.
         """
-        return numpy_head(self.network.encoder, self.network.policy)
+        return numpy_forward(self.network.encoder, self.network.policy)
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         """The most likely actions, or ones drawn from the policy; statistics stay as they are."""
-        if explore:
-            [noise_BA] = self.distribution.draw(self.explore_rng, 1, len(obs_B))
-            return self._act_exploring(obs_B, noise_BA)
         output_BA = self.policy_outputs(self._normalized(obs_B))
-        return self.distribution.to_env(self.distribution.mode(output_BA))
-
-    def _act_exploring(self, obs_B: np.ndarray, noise_BA: np.ndarray) -> np.ndarray:
-        output_BA = self.policy_outputs(self._normalized(obs_B))
-        self.drawn_B = self.distribution.sample(output_BA, noise_BA)
-        return self.distribution.to_env(self.drawn_B)
+        if not explore:
+            return self.distribution.to_env(self.distribution.mode(output_BA))
+        [noise_BA] = self.distribution.draw(self.explore_rng, 1, len(obs_B))
+        return self.distribution.to_env(self.distribution.sample(output_BA, noise_BA))
 
     def _normalized(self, obs_B: np.ndarray) -> np.ndarray:
         return obs_B if self.obs_normalizer is None else self.obs_normalizer(obs_B)
-
-    def _store(self, obs_B: np.ndarray, env_action_B: np.ndarray, step: Step) -> None:
-        self.rollout.add(obs_B, self.drawn_B, step)  # the env got it clipped
 
     @torch.no_grad()
     def log_prob(self, obs_B: np.ndarray, env_action_B: np.ndarray) -> np.ndarray:
@@ -198,8 +202,12 @@ class OnPolicy:
         """Fill `rollout` with the policy as it is. Until `learn`, its rewards may be replaced."""
         self.rollout.clear()
         steps, num_envs = self.rollout.num_steps, self.env.num_envs
-        for noise_BA in self.distribution.draw(self.explore_rng, steps, num_envs):
-            self.collector.step(self._act_exploring, noise_BA)
+        with self.collector.timed():
+            for noise_BA in self.distribution.draw(self.explore_rng, steps, num_envs):
+                output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
+                drawn_B = self.distribution.sample(output_BA, noise_BA)
+                transition = self.collector.step(self.distribution.to_env(drawn_B))
+                self.rollout.add(transition, drawn_B)
         self.counters.env_steps += steps * num_envs
         self.counters.episodes = self.collector.statistics.episodes
 
@@ -280,53 +288,20 @@ class OnPolicy:
     # ---------------------------------------------------------------- for the loop
 
     def gauges(self) -> dict[str, float]:
-        seconds = {**self.collector.take_seconds(), "time/learn_seconds": self.learn_seconds}
+        gauges = {
+            "train/updates": float(self.counters.updates),
+            **self.collector.gauges(),
+            "time/learn_seconds": self.learn_seconds,
+        }
         self.learn_seconds = 0.0
-        gauges = {"train/updates": float(self.counters.updates)}
         if not isinstance(self.distribution, Categorical):
             output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
             gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
-        return {**gauges, **self.collector.statistics.gauges(), **seconds}
+        return gauges
 
-    def histograms(self) -> dict[str, np.ndarray]:
+    def report(self) -> Iterable[Report]:
         """Parameters by name, and the policy's outputs for what the training envs show now."""
-        named = self.network.named_parameters()
-        weights = {f"parameters/{name}": p.detach().cpu().numpy() for name, p in named}
-        return {**weights, "policy_outputs": self.policy_outputs(self._normalized(self.env.obs_B))}
-
-    def done(self) -> bool:
-        return self.counters.env_steps >= self.setup.total_env_steps
-
-    def state(self) -> State:
-        state = {
-            "counters": self.counters.state(),
-            **self.policy_state(),
-            "optimizer": self.optimizer.state(),
-            "explore_rng": generator_state(self.explore_rng),
-            "minibatch_rng": generator_state(self.minibatch_rng),
-            "collector": self.collector.state(),
-        }
-        if self.reward_scaler is not None:
-            state["reward_scaler"] = self.reward_scaler.state()
-        return state
-
-    def load(self, state: State) -> None:
-        self.load_policy(state)
-        self.counters.load(state["counters"])
-        self.optimizer.load(state["optimizer"])
-        load_generator(self.explore_rng, state["explore_rng"])
-        load_generator(self.minibatch_rng, state["minibatch_rng"])
-        self.collector.load(state["collector"])
-        if self.reward_scaler is not None:
-            self.reward_scaler.load(state["reward_scaler"])
-
-    def policy_state(self) -> State:
-        state: State = {"network": module_state(self.network)}
-        if self.obs_normalizer is not None:
-            state["obs_normalizer"] = self.obs_normalizer.state()
-        return state
-
-    def load_policy(self, state: State) -> None:
-        load_module(self.network, state["network"])
-        if self.obs_normalizer is not None:
-            self.obs_normalizer.load(state["obs_normalizer"])
+        for name, parameter in self.network.named_parameters():
+            yield Histogram(f"parameters/{name}", parameter.detach().cpu().numpy())
+        output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
+        yield Histogram("policy_outputs", output_BA)

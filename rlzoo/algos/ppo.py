@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.core.algorithm import Setup
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Metrics, Setup
+from rlzoo.core.types import Metrics
 from rlzoo.losses.policy_gradient import (
     clip_fraction,
     clipped_surrogate_loss,
@@ -24,7 +25,7 @@ from rlzoo.losses.policy_gradient import (
     value_loss,
 )
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named, averaged
 
 KL_TOLERANCE = 1.5  # the epochs stop above target_kl times this, as in Stable-Baselines3
 
@@ -54,19 +55,6 @@ class PPOConfig(OnPolicyConfig):
     )
 
 
-# What an update returns: of a minibatch, the norms before clipping.
-LOGGED = (
-    "loss",
-    "grad_norm",
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "kl",
-    "clip_fraction",
-    "policy_grad_norm",
-)
-
-
 class PPO(OnPolicy):
     config: PPOConfig
 
@@ -77,9 +65,10 @@ class PPO(OnPolicy):
             self.optimizer,
             self.loss,
             max_grad_norm=config.max_grad_norm,
-            watched=self._policy_part(),
+            watched={"policy_grad_norm": self._policy_part()},
             compile=setup.compile,
         )
+        self.parts["optimizer"] = self.optimizer
 
     def _policy_part(self) -> slice:
         """Where the policy's layers lie among all parameters: behind the encoder's."""
@@ -93,21 +82,18 @@ class PPO(OnPolicy):
         self.optimizer.lr = self.scheduled(config.lr, config.lr_schedule)
         clip = self.scheduled(config.clip, config.clip_schedule)
         clip_tensor = torch.tensor(clip, device=self.setup.device)
-        outcomes: list[tuple[torch.Tensor, ...]] = []
+        updates: list[Named] = []
         for minibatch in self.minibatches(samples, config.epochs):
-            outcomes.append(self.update(*minibatch, clip_tensor))
-            if self._has_moved_too_far(outcomes[-1]):
+            updates.append(self.update(*minibatch, clip_tensor))
+            if self._has_moved_too_far(updates[-1]):
                 break
-        self.counters.updates += len(outcomes)
-        means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
-        metrics = {f"train/{name}": mean for name, mean in zip(LOGGED, means, strict=True)}
-        return metrics | {"train/lr": self.optimizer.lr, "train/clip": clip}
+        self.counters.updates += len(updates)
+        rates: Metrics = {"train/lr": self.optimizer.lr, "train/clip": clip}
+        return averaged(updates, "train") | rates
 
-    def _has_moved_too_far(self, outcome: tuple[torch.Tensor, ...]) -> bool:
+    def _has_moved_too_far(self, update: Named) -> bool:
         target_kl = self.config.target_kl
-        return (
-            target_kl is not None and float(outcome[LOGGED.index("kl")]) > KL_TOLERANCE * target_kl
-        )
+        return target_kl is not None and float(update["kl"]) > KL_TOLERANCE * target_kl
 
     def loss(
         self,
@@ -118,7 +104,7 @@ class PPO(OnPolicy):
         return_B: torch.Tensor,
         old_value_B: torch.Tensor,
         clip: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, Named]:
         """The loss of a minibatch, its three parts, and how far the policy has moved.
 
         Schulman et al. 2017, equation 9.
@@ -137,4 +123,10 @@ class PPO(OnPolicy):
         loss = policy_loss + config.value_coef * values_loss - config.entropy_coef * entropy
         with torch.no_grad():
             kl, fraction = kl_estimate(log_ratio_B), clip_fraction(log_ratio_B, clip)
-        return loss, policy_loss, values_loss, entropy, kl, fraction
+        return loss, {
+            "policy_loss": policy_loss,
+            "value_loss": values_loss,
+            "entropy": entropy,
+            "kl": kl,
+            "clip_fraction": fraction,
+        }

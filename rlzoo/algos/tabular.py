@@ -8,16 +8,17 @@ handful of actions, that is several times faster than arrays or tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup, ValueMap
+from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, Setup, State, UsageError
+from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, UsageError
 from rlzoo.data.episode_statistics import EpisodeStatistics
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
@@ -109,10 +110,32 @@ def _binned(space: spaces.Box, config: TableConfig) -> tuple[int, Callable[[Any]
     return math.prod(config.bins), from_box
 
 
-class TableLearner:
-    """What Q-learning and SARSA share: tables, exploration, episodes, state."""
+class Numbers(list[Any]):
+    """Nested lists of numbers, saved as an array."""
 
-    needs: tuple[str, ...] = ()
+    def state(self) -> np.ndarray:
+        return np.array(self)
+
+    def load(self, state: np.ndarray) -> None:
+        if state.shape != np.shape(self):
+            raise DataError(f"tables: got {state.shape}, expected {np.shape(self)}")
+        self[:] = state.tolist()
+
+
+class Actions(list[int | None]):
+    """What each env will do next, where that has been chosen."""
+
+    def state(self) -> list[int | None]:
+        return list(self)
+
+    def load(self, state: list[int | None]) -> None:
+        self[:] = state
+
+
+class TableLearner(Algorithm):
+    """What Q-learning and SARSA share: tables, exploration, episodes."""
+
+    policy_parts = ("tables",)
     num_tables = 1
     on_policy = False
 
@@ -125,12 +148,22 @@ class TableLearner:
         self.num_states, self.encode = state_encoder(setup.env.observation_space, config)
         self.num_actions = int(setup.env.action_space.n)
         self.first_action = int(setup.env.action_space.start)
-        row = [float(config.initial_value)] * self.num_actions
-        self.tables = [[row[:] for _ in range(self.num_states)] for _ in range(self.num_tables)]
-        self.visits = [[0] * self.num_actions for _ in range(self.num_states)]
+        shape = (self.num_states, self.num_actions)
+        first_values = np.full((self.num_tables, *shape), float(config.initial_value))
+        self.tables = Numbers(first_values.tolist())
+        self.visits = Numbers(np.zeros(shape, np.int64).tolist())
         self.rng = numpy_generator(setup.seed, "tabular")
         self.statistics = EpisodeStatistics(setup.env.num_envs)
-        self.next_actions: list[int | None] = [None] * setup.env.num_envs  # chosen, not yet taken
+        self.next_actions = Actions([None] * setup.env.num_envs)
+        self.policy = Reactive(self.act)
+        self.parts = {
+            "tables": self.tables,
+            "visits": self.visits,
+            "next_actions": self.next_actions,
+            "rng": self.rng,
+            "statistics": self.statistics,
+            "env": self.env,
+        }
 
     @staticmethod
     def check(run: Any) -> None:
@@ -242,44 +275,11 @@ class TableLearner:
                 actions.append(row.index(max(row)))
         return np.array(actions) + self.first_action
 
-    def done(self) -> bool:
-        return self.counters.env_steps >= self.total_env_steps
-
-    def q_table(self) -> np.ndarray:
-        """The action values acted on, [states, actions]."""
-        return np.array([self.action_values(state) for state in range(self.num_states)])
-
-    def histograms(self) -> dict[str, np.ndarray]:
-        return {"q_table": self.q_table()}
-
-    def state(self) -> State:
-        return {
-            "counters": self.counters.state(),
-            **self.policy_state(),
-            "visits": np.array(self.visits),
-            "next_actions": list(self.next_actions),
-            "rng": generator_state(self.rng),
-            "statistics": self.statistics.state(),
-            "env": self.env.state(),
-        }
-
-    def load(self, state: State) -> None:
-        shape = (self.num_tables, self.num_states, self.num_actions)
-        if state["tables"].shape != shape:
-            raise DataError(f"tables: got {state['tables'].shape}, expected {shape}")
-        self.counters.load(state["counters"])
-        self.load_policy(state)
-        self.visits = state["visits"].tolist()
-        self.next_actions = list(state["next_actions"])
-        load_generator(self.rng, state["rng"])
-        self.statistics.load(state["statistics"])
-        self.env.load(state["env"])
-
-    def policy_state(self) -> State:
-        return {"tables": np.array(self.tables)}
-
-    def load_policy(self, state: State) -> None:
-        self.tables = state["tables"].tolist()
+    def report(self) -> Iterable[Report]:
+        """The action values acted on."""
+        q_SA = np.array([self.action_values(state) for state in range(self.num_states)])
+        yield Histogram("q_table", q_SA)
+        yield ValueMap("eval/value_map", q_SA)
 
 
 class QLearning(TableLearner):

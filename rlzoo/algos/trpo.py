@@ -15,8 +15,9 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.core.algorithm import Setup
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Metrics, NonFiniteError, Setup
+from rlzoo.core.types import Metrics, NonFiniteError
 from rlzoo.losses.policy_gradient import normalized_advantages, value_loss
 from rlzoo.losses.trust_region import (
     Product,
@@ -27,7 +28,7 @@ from rlzoo.losses.trust_region import (
     surrogate,
 )
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.update import GradientStep, check_finite
+from rlzoo.nets.update import GradientStep, Named, check_finite
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class TRPO(OnPolicy):
         self.update_values = GradientStep(
             self.optimizer, self.values_loss, max_grad_norm=None, compile=setup.compile
         )
+        self.parts["optimizer"] = self.optimizer
 
     def improve(self, samples: Samples) -> Metrics:
         """A step of the policy in its trust region, then passes that fit the values."""
@@ -174,10 +176,12 @@ class TRPO(OnPolicy):
             features_BF = torch.cat([encoder(o) for o in samples.obs_B.split(VALUED_AT_ONCE)])
         columns = (features_BF, samples.return_B)
         minibatches = self.minibatches(columns, self.config.critic_updates)
-        losses = [self.update_values(*minibatch)[0] for minibatch in minibatches]
+        losses = [self.update_values(*minibatch)["loss"] for minibatch in minibatches]
         self.counters.updates += len(losses)
         return {"train/value_loss": torch.stack(losses).mean()}
 
-    def values_loss(self, features_BF: torch.Tensor, return_B: torch.Tensor) -> tuple[torch.Tensor]:
+    def values_loss(
+        self, features_BF: torch.Tensor, return_B: torch.Tensor
+    ) -> tuple[torch.Tensor, Named]:
         """Mean squared error of the values of a minibatch. No gradient reaches the encoder."""
-        return (value_loss(self.network.value(features_BF).squeeze(1), return_B),)
+        return value_loss(self.network.value(features_BF).squeeze(1), return_B), {}

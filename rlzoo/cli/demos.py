@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,39 +13,84 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rlzoo.core import statistics
+from rlzoo.cli.options import Option, env_words, flag, one_of, parse, text, whole
+from rlzoo.cli.show import CHECKPOINT
+from rlzoo.core.algorithm import Policy, Reactive
 from rlzoo.core.messages import note
+from rlzoo.core.settings import nearest
 from rlzoo.core.types import CantCreateError, StorageError, UsageError
 from rlzoo.demonstrations import minari_format
 from rlzoo.demonstrations.experts import load_expert
 from rlzoo.demonstrations.files import encode, load
 from rlzoo.demonstrations.fit import FitReport, fit_report
-from rlzoo.demonstrations.recording import Act, record, replay
+from rlzoo.demonstrations.recording import record, replay
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
 from rlzoo.io import files
 from rlzoo.io.run_dir import RunDir
 from rlzoo.io.video import write_video
 from rlzoo.run import config as configuration
-from rlzoo.run.build import find_checkpoint, load_policy, open_run
-from rlzoo.run.evaluate import has_display, prepare_headless_drawing, text_table
+from rlzoo.run import statistics
+from rlzoo.run.build import close
+from rlzoo.run.evaluate import (
+    MAX_FRAMES,
+    frames_per_second,
+    has_display,
+    prepare_headless_drawing,
+    text_table,
+)
+from rlzoo.run.saved import SavedRun, acting_policy
 
 FORMATS = ("imitation", "flat", "baselines", "minari")
 MAX_FEATURES_SHOWN = 64
-MAX_FRAMES = 3000
 
 
-Options = dict[str, str]
+NEW_FILE = {
+    "file": Option("", text),
+    "format": Option("imitation", one_of(*FORMATS)),
+    "force": Option(False, flag),
+}
+OPTIONS: dict[str, dict[str, Option]] = {
+    "record": {
+        "expert": Option("", text),
+        "episodes": Option(25, whole(1)),
+        "seed": Option(0, whole(0)),
+        "explore": Option(False, flag),
+        "checkpoint": CHECKPOINT,
+        **NEW_FILE,
+    },
+    "show": {},
+    "check": {},
+    "play": {"episode": Option(0, whole(0)), "file": Option("", text)},
+    "convert": NEW_FILE,
+}
+Options = dict[str, Any]
 
 
-def record_file(paths: list[str], env_words: list[str], options: Options) -> int:
+def main(words: list[str]) -> int:
+    verb, *words = words or [""]
+    if verb not in VERBS:
+        known = ", ".join(VERBS)
+        raise UsageError(f"demos: got '{verb}', expected one of {known}.{nearest(verb, VERBS)}")
+    words, changes = (words, []) if verb == "show" else env_words(words)
+    paths, given = parse(
+        f"demos {verb}",
+        words,
+        OPTIONS[verb],
+        paths=(0, 1) if verb == "record" else (1,),
+        what="a file of demonstrations",
+    )
+    return VERBS[verb](paths, changes, given)
+
+
+def record_file(paths: list[str], changes: list[str], options: Options) -> int:
     """Play whole episodes of a run's policy, or of a bundled expert, and write them to a file.
 
     All or nothing: interrupted, it leaves no file behind.
     """
     target = _free_target(options)
-    episodes, seed = _number(options, "episodes", 1), _number(options, "seed", 0)
-    act, config = _policy(paths, env_words, options)
+    episodes = options["episodes"]
+    policy, config = _policy(paths, changes, options)
     bar = tqdm(total=episodes, unit=" episodes", disable=not sys.stderr.isatty())
 
     def played(return_: float) -> None:
@@ -54,12 +100,12 @@ def record_file(paths: list[str], env_words: list[str], options: Options) -> int
     try:
         with bar:
             demonstrations = record(
-                act,
+                policy,
                 config,
                 episodes=episodes,
-                seed=seed,
+                seed=options["seed"],
                 source=str(target),
-                explore=_flag(options, "explore"),
+                explore=options["explore"],
                 played=played,
             )
     except KeyboardInterrupt:
@@ -70,36 +116,36 @@ def record_file(paths: list[str], env_words: list[str], options: Options) -> int
     return 0
 
 
-def _policy(paths: list[str], env_words: list[str], options: Options) -> tuple[Act, EnvConfig]:
+def _policy(paths: list[str], changes: list[str], options: Options) -> tuple[Policy, EnvConfig]:
     if len(paths) + bool(options["expert"]) != 1:
         raise UsageError("demos record: expected one run directory, or expert=HopperBulletEnv-v0")
     if options["expert"]:
-        return _expert(options["expert"], env_words)
-    if env_words:
-        raise UsageError(f"demos record: '{env_words[0]}': a run is played in its own env")
-    directory, run_config = open_run(paths[0])
-    algorithm = load_policy(run_config, find_checkpoint(directory, options["checkpoint"])[1])
-    algorithm.env.close()
-    return algorithm.act, run_config.env
+        return _expert(options["expert"], changes)
+    if changes:
+        raise UsageError(f"demos record: '{changes[0]}': a run is played in its own env")
+    run = SavedRun(paths[0], checkpoint=options["checkpoint"])
+    algorithm = run.algorithm()
+    policy = acting_policy(algorithm, run.path)
+    close(algorithm)
+    return policy, run.config().env
 
 
-def _expert(env_id: str, env_words: list[str]) -> tuple[Act, EnvConfig]:
-    """A bundled expert, and the env it was trained for (or the one of `env_words`)."""
+def _expert(env_id: str, changes: list[str]) -> tuple[Policy, EnvConfig]:
+    """A bundled expert, and the env it was trained for (or the one that is named)."""
     expert = load_expert(env_id)
     own_env = ["env=gym", f"env.id=rlzoo.envs.zoo.bullet:{env_id}", "env.restore=settle"]
-    config = env_config(env_words or own_env)
-    env = make_env(config)
-    shapes = (env.observation_space.shape, env.action_space.shape)
-    env.close()
+    config = env_config(changes or own_env)
+    with closing(make_env(config)) as env:
+        shapes = (env.observation_space.shape, env.action_space.shape)
     if shapes != ((expert.num_obs,), (expert.num_actions,)):
         raise UsageError(
             f"expert: {env_id} takes {expert.num_obs} observations to {expert.num_actions} "
             f"actions, got an env with the shapes {shapes[0]} and {shapes[1]}"
         )
-    return expert.act, config
+    return Reactive(expert.act), config
 
 
-def show_file(paths: list[str], _env_words: list[str], _options: Options) -> int:
+def show_file(paths: list[str], _changes: list[str], _options: Options) -> int:
     """Print how many trajectories a file has, their returns and lengths, and each feature."""
     print(describe(load(*paths)))
     return 0
@@ -141,9 +187,9 @@ def _extent(array: np.ndarray, axis: int | None) -> list[list[str]]:
     return [[f"{number:.4g}" for number in row] for row in zip(*values, strict=True)]
 
 
-def check_file(paths: list[str], env_words: list[str], _options: Options) -> int:
+def check_file(paths: list[str], changes: list[str], _options: Options) -> int:
     """Print whether demonstrations belong to an env; 65 where something tells them apart."""
-    demonstrations, config = load(*paths), _env("check", env_words)
+    demonstrations, config = load(*paths), _env("check", changes)
     env = make_env(config)
     try:
         check_fits(demonstrations, env.observation_space, env.action_space, config.id)
@@ -177,10 +223,10 @@ def _table(report: FitReport) -> str:
     return "\n\n".join([*tables, text_table(lengths)])
 
 
-def play_file(paths: list[str], env_words: list[str], options: Options) -> int:
+def play_file(paths: list[str], changes: list[str], options: Options) -> int:
     """Take a trajectory's recorded actions in an env: in a window, or on a film."""
-    demonstrations, config = load(*paths), _env("play", env_words)
-    trajectory = _number(options, "episode", 0)
+    demonstrations, config = load(*paths), _env("play", changes)
+    trajectory = options["episode"]
     if trajectory >= demonstrations.num_trajectories:
         most = demonstrations.num_trajectories - 1
         raise UsageError(f"episode: got {trajectory}, expected 0 to {most}")
@@ -189,16 +235,16 @@ def play_file(paths: list[str], env_words: list[str], options: Options) -> int:
     mode = "human" if in_window else "rgb_array"
     frames: list[Any] = []
     steps, return_, fps = 0, 0.0, 30.0
-    for env, so_far in replay(
+    for episode in replay(
         demonstrations,
         trajectory,
         partial(make_env, config, render_mode=mode),
         restore=restore_class(config, seed=0),
     ):
-        steps, return_ = env.length, so_far
-        fps = float(env.env.metadata.get("render_fps", 30))
+        env = episode.env.env
+        steps, return_, fps = episode.length, episode.return_, frames_per_second(env)
         if not in_window and len(frames) < MAX_FRAMES:
-            frames.append(np.array(env.env.render(), dtype=np.uint8))
+            frames.append(np.array(env.render(), dtype=np.uint8))
     if not in_window:
         beside = Path(paths[0]).with_suffix("").as_posix() + f"_episode_{trajectory}"
         print(write_video(Path(options["file"] or beside), np.stack(frames), fps))
@@ -210,10 +256,10 @@ def play_file(paths: list[str], env_words: list[str], options: Options) -> int:
     return 0
 
 
-def convert_file(paths: list[str], env_words: list[str], options: Options) -> int:
+def convert_file(paths: list[str], changes: list[str], options: Options) -> int:
     """Write demonstrations to another file, in another format."""
     target = _free_target(options)
-    config = env_config(env_words) if env_words else None
+    config = env_config(changes) if changes else None
     demonstrations = load(*paths)
     _write(demonstrations, target, options, config)
     print(f"{target}: {demonstrations.num_trajectories} trajectories, {options['format']}")
@@ -244,28 +290,12 @@ def _env(verb: str, words: list[str]) -> EnvConfig:
     return env_config(words)
 
 
-def _number(options: Options, name: str, low: int) -> int:
-    text = options[name]
-    if not text.isdecimal() or int(text) < low:
-        raise UsageError(f"{name}: got '{text}', expected a whole number >= {low}")
-    return int(text)
-
-
-def _flag(options: Options, name: str) -> bool:
-    if options[name] not in ("true", "false"):
-        raise UsageError(f"{name}: got '{options[name]}', expected true or false")
-    return options[name] == "true"
-
-
 def _free_target(options: Options) -> Path:
     """The file to write, if it may be written; found out before any episode is played."""
-    if options["format"] not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise UsageError(f"format: got '{options['format']}', expected one of {known}")
     if not options["file"]:
         raise UsageError("file: got nothing, expected the file to write, such as file=demos.npz")
     target = Path(options["file"])
-    if os.path.lexists(target) and not _flag(options, "force"):
+    if os.path.lexists(target) and not options["force"]:
         raise CantCreateError(f"{target}: exists already (force=true replaces it)")
     if target.is_dir():
         raise CantCreateError(f"{target}: is a folder, remove it first")

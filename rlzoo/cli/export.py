@@ -9,27 +9,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlzoo.cli.show import flag
+from rlzoo.cli.options import Option, flag, parse, text
+from rlzoo.cli.show import CHECKPOINT
 from rlzoo.core.types import CantCreateError, StorageError, UsageError
 from rlzoo.io import checkpoint as checkpoints
-from rlzoo.run.build import find_checkpoint, load_policy, open_run
+from rlzoo.run.build import close
+from rlzoo.run.saved import SavedRun, with_policy
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
 HALVED_FROM = 1024  # numbers in an array; smaller ones stay as they are
 
 
-def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
+def export_run(words: list[str]) -> int:
     """Copy a run to `to` with one checkpoint, which can act, be shown and be built on.
 
     With `half` its weights are stored with 16 bits and read back as 32.
     """
-    if not to:
+    options = {
+        "to": Option("", text),
+        "checkpoint": CHECKPOINT,
+        "half": Option(False, flag),
+    }
+    [path], given = parse("export", words, options)
+    if not given["to"]:
         raise UsageError("export: got no to=, expected a new directory")
-    is_half = flag("half", half)
-    directory, config = open_run(path)
-    source, state = find_checkpoint(directory, checkpoint)
-    algorithm = load_policy(config, state)
-    target = Path(to)
+    run = SavedRun(path, checkpoint=given["checkpoint"])
+    directory, (source, state) = run.directory, run.checkpoint()
+    algorithm = with_policy(run.config(), state)
+    target = Path(given["to"])
     try:
         target.mkdir(parents=True)
     except FileExistsError as error:
@@ -45,7 +52,10 @@ def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
         policy = algorithm.policy_state()
         step = int(source.name.removesuffix(".old").removeprefix("step_"))
         folder = target / "checkpoints"
-        kept = {checkpoints.POLICY_ONLY: True, "algorithm": halved(policy) if is_half else policy}
+        kept = {
+            checkpoints.POLICY_ONLY: True,
+            "algorithm": halved(policy) if given["half"] else policy,
+        }
         checkpoints.save(folder, step, kept)
         if source == checkpoints.best(directory.checkpoints):
             checkpoints.mark_best(folder, checkpoints.step_name(step))
@@ -54,7 +64,7 @@ def export_run(path: str, *, to: str, checkpoint: str, half: str) -> int:
         if isinstance(error, OSError):
             raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
         raise
-    algorithm.env.close()
+    close(algorithm)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     print(f"{target}: {size / 1e6:.1f} MB")
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlzoo.cli.options import taken
 from rlzoo.core import registry
 from rlzoo.core.messages import note
 from rlzoo.core.settings import nearest
@@ -117,7 +118,8 @@ def _read_options(words: list[str]) -> Namespace:
 def train(words: list[str]) -> int:
     """Train a new run, go on with one (resume=latest, resume=PATH), or sweep."""
     options = _read_options(words)
-    words, places = _take(options.words, {"resume": "", "run_dir": "", "from": ""})
+    words, found = taken(options.words, ("resume", "run_dir", "from"))
+    places = {"resume": "", "run_dir": "", "from": "", **found}
     if options.multirun:
         if any(places.values()) or options.cfg:
             raise UsageError("-m: a sweep takes no resume=, run_dir=, from= or --cfg; see --name")
@@ -137,14 +139,17 @@ def train(words: list[str]) -> int:
         return 0
     with StopSignal().installed() as stop:
         from rlzoo.io.run_dir import RunDir, provenance
-        from rlzoo.run.build import check_agent, check_demonstrations, check_spaces
-        from rlzoo.run.run import Run
+        from rlzoo.run.build import Builder
+        from rlzoo.run.run import Run, with_restore_class
+        from rlzoo.run.saved import check_agent
 
         run_dir = Path(places["run_dir"])
         output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
         RunDir.check_writable(output)
-        check_spaces(config)
-        check_demonstrations(config)
+        builder = Builder(config)
+        builder.check_spaces()
+        config = builder.config = with_restore_class(config)
+        builder.check_demonstrations()
         check_agent(config)
         if stop():
             return stop.exit_code
@@ -157,30 +162,30 @@ def train(words: list[str]) -> int:
                 directory.write_text("config.yaml", configuration.to_yaml(config))
                 directory.write_json("overrides.json", words)
                 directory.write_json("provenance.json", provenance())
-                run = Run(config, directory, stop)
+                run = Run(config, directory, stop, builder)
             return _run(run, stop)
 
 
 def _branch(which: str, words: list[str]) -> RunConfig:
     """The settings of a run, with overrides, for a new run that builds on what it left."""
-    from rlzoo.io.run_dir import RunDir, latest
+    from rlzoo.run.saved import SavedRun
 
-    path = RunDir.open(latest(Path("outputs")) if which == "latest" else Path(which)).path
-    file = path / "config.yaml"
-    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
-    return configuration.branched(saved, [*words, f"algo.source='{path}'"])
+    source = SavedRun(which, outputs=_output_dir(words))
+    return configuration.branched(source.settings, [*words, f"algo.source='{source.path}'"])
+
+
+def _output_dir(words: list[str]) -> Path:
+    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
+    return Path(*roots or ["outputs"])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
     from rlzoo.io import checkpoint
-    from rlzoo.io.run_dir import RunDir, latest
+    from rlzoo.run.saved import SavedRun
 
-    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
-    path = latest(Path(*roots or ["outputs"])) if which == "latest" else Path(which)
-    directory = RunDir.open(path)
-    file = path / "config.yaml"
-    saved = configuration.load_yaml(file.read_text(errors="replace"), str(file))
-    config, differences = configuration.with_overrides(saved, words)
+    saved = SavedRun(which, outputs=_output_dir(words))
+    directory, path = saved.directory, saved.path
+    config, differences = configuration.with_overrides(saved.settings, words)
     if show_only:
         print(configuration.to_yaml(config), end="")
         return 0
@@ -192,11 +197,12 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
                 f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "
                 "which the run has made already"
             )
-        from rlzoo.run.run import Run
+        from rlzoo.run.run import Run, with_restore_class
 
+        config = with_restore_class(config)  # an older run's config.yaml may say `auto`
         run = Run(config, directory, stop)
-        if result.exists() and (to_go_on := run.why_finished()):
-            note(f"{path} is finished; {to_go_on}")
+        if result.exists() and (how := run.why_finished()):
+            note(f"{path} is finished; {how}")
             run.release()
             return 0
         for key, (before, after) in differences.items():
@@ -218,8 +224,9 @@ def _run(run: Run, stop: StopSignal) -> int:
 
 def list_everything(words: list[str]) -> int:
     """The options of each config group, or of those named, one line each."""
-    chosen, options = _take(words, {"plugins": ""})
-    registry.load_plugins(name for name in options["plugins"].strip("[]").split(",") if name)
+    chosen, options = taken(words, ("plugins",))
+    plugins = options.get("plugins", "").strip("[]").split(",")
+    registry.load_plugins(name for name in plugins if name)
     groups = configuration.groups()
     for group in chosen:
         if group not in groups:
@@ -233,114 +240,34 @@ def list_everything(words: list[str]) -> int:
     return 0
 
 
-def _take(words: list[str], defaults: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Split off the words `name=value` of the given names."""
-    chosen, rest = dict(defaults), []
-    for word in words:
-        name, separator, value = word.partition("=")
-        if separator and name in defaults:
-            if not value:
-                raise UsageError(f"{name}=: got nothing, expected a value")
-            chosen[name] = value
-        else:
-            rest.append(word)
-    return rest, chosen
-
-
-def _env_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split off the settings of an env."""
-    chosen = [word for word in words if word.startswith(("env=", "env."))]
-    return chosen, [word for word in words if word not in chosen]
-
-
-def _arguments(
-    verb: str,
-    words: list[str],
-    defaults: dict[str, str],
-    *,
-    numbers: Sequence[int] = (1,),
-    what: str = "a run directory (or latest)",
-) -> tuple[list[str], dict]:
-    """The paths, as many as one of `numbers`, and the options of a command."""
-    paths, chosen = _take(words, defaults)
-    for word in paths:
-        name, equals, _ = word.partition("=")
-        if word.startswith("-") or (equals and not Path(word).exists()):
-            known = ", ".join(f"{option}=" for option in defaults)
-            raise UsageError(
-                f"{verb}: unknown option '{word}'.{nearest(name, defaults)} Known: {known}"
-            )
-    if len(paths) not in numbers:
-        raise UsageError(f"{verb}: got {len(paths)} paths, expected {what}")
-    return paths, chosen
-
-
 def _evaluate(words: list[str]) -> int:
-    env_words, words = _env_words(words)
-    [path], options = _arguments("evaluate", words, {"episodes": "100", "checkpoint": "best"})
     from rlzoo.cli import show
 
-    return show.evaluate_run(path, env_words, **options)
+    return show.evaluate_run(words)
 
 
 def _play(words: list[str]) -> int:
-    defaults = {"episode": "0", "checkpoint": "best", "file": ""}
-    defaults |= {"beside": "false", "dream": "false", "temperature": ""}
-    env_words, words = _env_words(words)
-    [path], options = _arguments("play", words, defaults)
     from rlzoo.cli import show
 
-    return show.play_run(path, env_words, **options)
+    return show.play_run(words)
 
 
 def _export(words: list[str]) -> int:
-    defaults = {"to": "", "checkpoint": "best", "half": "false"}
-    [path], options = _arguments("export", words, defaults)
     from rlzoo.cli import export
 
-    return export.export_run(path, **options)
+    return export.export_run(words)
 
 
 def _compare(words: list[str]) -> int:
-    paths, options = _arguments("compare", words, {"file": ""}, numbers=range(1, sys.maxsize))
     from rlzoo.cli import show
 
-    return show.compare_runs(paths, **options)
-
-
-_NEW_FILE = {"file": "", "format": "imitation", "force": "false"}
-DEMOS: dict[str, dict[str, str]] = {  # options of `rlzoo demos VERB`, with their defaults
-    "record": {
-        "expert": "",
-        "episodes": "25",
-        "seed": "0",
-        "explore": "false",
-        "checkpoint": "best",
-        **_NEW_FILE,
-    },
-    "show": {},
-    "check": {},
-    "play": {"episode": "0", "file": ""},
-    "convert": _NEW_FILE,
-}
+    return show.compare_runs(words)
 
 
 def _demos(words: list[str]) -> int:
-    verb, *words = words or [""]
-    if verb not in DEMOS:
-        known = ", ".join(DEMOS)
-        raise UsageError(f"demos: got '{verb}', expected one of {known}.{nearest(verb, DEMOS)}")
-    env_words, words = ([], words) if verb == "show" else _env_words(words)
-    paths, options = _arguments(
-        f"demos {verb}",
-        words,
-        DEMOS[verb],
-        numbers=(0, 1) if verb == "record" else (1,),
-        what="a file of demonstrations",
-    )
     from rlzoo.cli import demos
 
-    return demos.VERBS[verb](paths, env_words, options)
+    return demos.main(words)
 
 
 VERBS = {

@@ -1,143 +1,144 @@
-"""Looking at a run: evaluate it, play it, compare several."""
+"""Looking at runs: evaluate one, play it, compare several."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import closing, suppress
-from functools import partial
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rlzoo.core import registry
+from rlzoo.cli.options import Option, above_zero, env_words, flag, one_of, parse, text, whole
+from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.messages import note
 from rlzoo.core.seeding import TEST, episode_seed
-from rlzoo.core.types import Algorithm, UsageError
-from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.make import make_env, restore_class
+from rlzoo.core.types import UsageError
+from rlzoo.envs.make import make_env
+from rlzoo.envs.play import Playing
 from rlzoo.io.video import enlarged, write_video
-from rlzoo.run.build import find_checkpoint, load_policy, open_run
+from rlzoo.run.build import close
 from rlzoo.run.config import RunConfig
-from rlzoo.run.evaluate import Greedy, evaluate, frames_per_second, has_display, record_episode
+from rlzoo.run.evaluate import (
+    evaluate,
+    film_episode,
+    frames_of,
+    frames_per_second,
+    has_display,
+)
 from rlzoo.run.progress import EpisodesPlayed
+from rlzoo.run.saved import SavedRun, acting_policy
+
+CHECKPOINT = Option("best", one_of("best", "last"))
 
 
-def _file_name(of_the_run: str, env_words: Sequence[str]) -> str:
+def _file_name(of_the_run: str, changes: Sequence[str]) -> str:
     """What is of a changed env has a name that says so, beside what is of the run's own."""
-    return ",".join([of_the_run, *env_words]).replace("/", "_")
+    return ",".join([of_the_run, *changes]).replace("/", "_")
 
 
-def _whole_number(name: str, text: str, low: int) -> int:
-    if not text.isdigit() or int(text) < low:
-        raise UsageError(f"{name}: got '{text}', expected a whole number >= {low}")
-    return int(text)
-
-
-def _above_zero(name: str, text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (number := float(text)) < math.inf:
-            return number
-    raise UsageError(f"{name}: got '{text}', expected a number > 0")
-
-
-def flag(name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise UsageError(f"{name}: got '{text}', expected true or false")
-    return text == "true"
-
-
-def evaluate_run(
-    path: str, env_words: Sequence[str] = (), *, episodes: str, checkpoint: str
-) -> int:
+def evaluate_run(words: list[str]) -> int:
     """Greedy episodes on the test seeds: a table, and a file in the run directory.
 
     That is evaluation_CHECKPOINT.json, or where the env is changed, a name that says how.
     """
-    count = _whole_number("episodes", episodes, 1)
-    directory, config = open_run(path, env_words)
-    algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
-    with closing(EpisodesPlayed(count)) as played:
+    words, changes = env_words(words)
+    options = {"episodes": Option(100, whole(1)), "checkpoint": CHECKPOINT}
+    [path], given = parse("evaluate", words, options)
+    run = SavedRun(path, checkpoint=given["checkpoint"])
+    config, algorithm = run.config(changes), run.algorithm(changes)
+    with closing(EpisodesPlayed(given["episodes"])) as played:
         result = evaluate(
-            algorithm,
+            acting_policy(algorithm, run.path),
             config.env,
-            episodes=count,
+            episodes=given["episodes"],
             num_envs=config.eval.num_envs,
             run_seed=config.seed,
             purpose=TEST,
             episode_over=played.one_more,
         )
-    algorithm.env.close()
+    close(algorithm)
     print(result.table())
-    name = _file_name(f"evaluation_{checkpoint}", env_words)
-    directory.write_json(f"{name}.json", result.to_json())
+    name = _file_name(f"evaluation_{run.which}", changes)
+    run.directory.write_json(f"{name}.json", result.to_json())
     return 0
 
 
-def play_run(
-    path: str,
-    env_words: Sequence[str] = (),
-    *,
-    episode: str,
-    checkpoint: str,
-    file: str,
-    beside: str,
-    dream: str,
-    temperature: str,
-) -> int:
-    """Show a greedy episode in a window; without a display, or with `file`, write a film.
+PLAY_OPTIONS = {
+    "episode": Option(0, whole(0)),
+    "checkpoint": CHECKPOINT,
+    "file": Option("", text),
+    "beside": Option(False, flag),
+    "dream": Option(False, flag),
+    "temperature": Option(None, above_zero),
+}
+
+
+def play_run(words: list[str]) -> int:
+    """Show a greedy episode in a window; without a display, or with `file=`, write a film.
 
     With `beside` it is what the policy itself draws of the episode, with `dream` an episode that it
     plays in its own model: both only for algorithms that have such pictures.
     """
-    index = _whole_number("episode", episode, 0)
-    wanted = [name for name, text in (("beside", beside), ("dream", dream)) if flag(name, text)]
-    if len(wanted) > 1:
+    words, changes = env_words(words)
+    [path], given = parse("play", words, PLAY_OPTIONS)
+    beside, dream, file = given["beside"], given["dream"], given["file"]
+    if beside and dream:
         raise UsageError("play: got beside=true and dream=true, expected one of them")
-    if temperature and "dream" not in wanted:
-        raise UsageError(f"temperature: got '{temperature}' without dream=true, the only use of it")
-    warmth = _above_zero("temperature", temperature) if temperature else None
-    directory, config = open_run(path, env_words)
-    for name in wanted:
-        if not hasattr(registry.get("algo", config.algo.name)[0], name):
-            raise UsageError(f"{name}=true: algo={config.algo.name} has no such pictures")
-    algorithm = load_policy(config, find_checkpoint(directory, checkpoint)[1])
+    if given["temperature"] and not dream:
+        raise UsageError("temperature: only dream=true uses it, got no dream=true")
+    run = SavedRun(path, checkpoint=given["checkpoint"])
+    config, algorithm = run.config(changes), run.algorithm(changes)
+    index = given["episode"]
     return_: float | None
-    if not wanted and has_display() and not file:
-        return_ = _play_in_window(algorithm, config, index)
+    if not (beside or dream) and has_display() and not file:
+        return_ = _play_in_window(algorithm, config, run.path, index)
     else:
-        if wanted == ["dream"]:
-            frames, fps, return_ = _dream(algorithm, config, index, warmth)
-        else:
-            frames, fps, return_ = record_episode(
-                algorithm,
-                config.env,
-                run_seed=config.seed,
-                purpose=TEST,
-                episode_index=index,
-                beside=bool(wanted),
+        if dream:
+            frames, return_ = algorithm.dream(
+                episode_seed(config.seed, TEST, 0, index), given["temperature"]
             )
-        if wanted:
+            with closing(make_env(config.env)) as env:
+                fps = frames_per_second(env)
+        else:
+            frames, fps, return_ = _film(algorithm, config, run.path, index, beside=beside)
+        if beside or dream:
             frames = enlarged(frames)
-        name = _file_name("_".join([f"test_episode_{index}_{checkpoint}", *wanted]), env_words)
+        kind = [name for name in ("beside", "dream") if given[name]]
+        name = _file_name("_".join([f"test_episode_{index}_{run.which}", *kind]), changes)
         if file or not _show_film(frames, fps):
-            print(write_video(Path(file) if file else directory.videos / name, frames, fps))
-    algorithm.env.close()
-    where = " in the dream" if "dream" in wanted else ""
+            print(write_video(Path(file) if file else run.directory.videos / name, frames, fps))
+    close(algorithm)
+    where = " in the dream" if dream else ""
     print(f"no return{where}" if return_ is None else f"return {return_:g}{where}")
     return 0
 
 
-def _dream(
-    algorithm: Any, config: RunConfig, index: int, temperature: float | None
-) -> tuple[np.ndarray, float, float | None]:
-    """Frames, frames per second and return, if M knows it, of a dreamed episode."""
-    with closing(make_env(config.env)) as env:
-        fps = frames_per_second(env)
-    frames, return_ = algorithm.dream(episode_seed(config.seed, TEST, 0, index), temperature)
-    return frames, fps, return_
+def _film(
+    algorithm: Algorithm, config: RunConfig, where: Path, index: int, *, beside: bool
+) -> tuple[np.ndarray, float, float]:
+    def picture(episode: Playing) -> np.ndarray:
+        [picture_HWC] = algorithm.beside(np.asarray(episode.obs)[None], episode.memory)
+        return np.asarray(picture_HWC)
+
+    return film_episode(
+        acting_policy(algorithm, where),
+        config.env,
+        run_seed=config.seed,
+        purpose=TEST,
+        episode_index=index,
+        picture=picture if beside else None,
+    )
+
+
+def _play_in_window(algorithm: Algorithm, config: RunConfig, where: Path, index: int) -> float:
+    policy = acting_policy(algorithm, where)
+    return_ = 0.0
+    for episode in frames_of(
+        policy, config.env, index, run_seed=config.seed, purpose=TEST, render_mode="human"
+    ):
+        return_ = episode.return_
+    return return_
 
 
 def _show_film(frames_THWC: np.ndarray, fps: float) -> bool:
@@ -158,32 +159,14 @@ def _show_film(frames_THWC: np.ndarray, fps: float) -> bool:
     return True
 
 
-def _play_in_window(algorithm: Algorithm, config: RunConfig, index: int) -> float:
-    env = EpisodeEnv(
-        partial(make_env, config.env, render_mode="human"),
-        run_seed=config.seed,
-        purpose=TEST,
-        env_index=0,
-        restore=restore_class(config.env, config.seed),
-        auto_reset=False,
-    )
-    greedy = Greedy(algorithm)
-    env.begin(index)
-    return_ = 0.0
-    while not env.over:
-        [action] = greedy([index], np.stack([env.obs]))
-        return_ += env.step(action)[1]
-    env.close()
-    return return_
-
-
-def compare_runs(paths: list[str], *, file: str) -> int:
+def compare_runs(words: list[str]) -> int:
     """A table and learning curves of runs, grouped by everything but the seed."""
     from rlzoo.study.compare import compare
 
+    paths, given = parse("compare", words, {"file": Option("", text)}, paths=range(1, 10**6))
     comparison = compare([Path(path) for path in paths])
     print(comparison.table())
-    target = Path(file or "compare.png")
+    target = Path(given["file"] or "compare.png")
     comparison.save_picture(target)
     note(f"learning curves: {target}")
     return 0

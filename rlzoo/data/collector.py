@@ -1,10 +1,11 @@
-"""Stepping a vector env with a policy."""
+"""Stepping a vector env, and what is known about its episodes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,39 +13,46 @@ from rlzoo.core.types import State, Step, VectorEnv
 from rlzoo.data.episode_statistics import EpisodeStatistics
 
 
+class Transition(NamedTuple):
+    """One step of each env; the arrays of `step` are valid until the next one."""
+
+    obs_B: np.ndarray  # what was acted on
+    action_B: np.ndarray  # as the env got it
+    step: Step
+
+
 class Collector:
-    """Acts in a vector env and hands each step on. Keeps episode statistics and the time it took.
+    """Steps a vector env. Keeps episode statistics, and the time that envs and policy take."""
 
-    `store(obs_B, action_B, step)` keeps what happened; the arrays of `step` are only valid during
-    the call.
-    """
-
-    def __init__(
-        self, env: VectorEnv, store: Callable[[np.ndarray, np.ndarray, Step], None]
-    ) -> None:
+    def __init__(self, env: VectorEnv) -> None:
         self.env = env
-        self.store = store
         self.statistics = EpisodeStatistics(env.num_envs)
-        self.act_seconds = 0.0
-        self.env_seconds = 0.0
+        self._env_seconds = self._seconds = 0.0
 
-    def step(self, policy: Callable[..., np.ndarray], *arguments: Any) -> None:
-        """One step of each env, with the actions `policy(obs_B, *arguments)`."""
+    def step(self, action_B: np.ndarray) -> Transition:
+        """Take one action in each env."""
         start = time.perf_counter()
         obs_B = self.env.obs_B
-        action_B = policy(obs_B, *arguments)
-        acted = time.perf_counter()
         step = self.env.step(action_B)
-        self.store(obs_B, action_B, step)
         self.statistics.add(step)
-        self.act_seconds += acted - start
-        self.env_seconds += time.perf_counter() - acted
+        self._env_seconds += time.perf_counter() - start
+        return Transition(obs_B, action_B, step)
 
-    def take_seconds(self) -> dict[str, float]:
-        """Seconds spent acting and stepping since the last call."""
-        taken = {"time/act_seconds": self.act_seconds, "time/env_seconds": self.env_seconds}
-        self.act_seconds = self.env_seconds = 0.0
-        return taken
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """A block that collects: what it does besides steps is acting (and storing)."""
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+
+    def gauges(self) -> dict[str, float]:
+        """Episodes so far, and the seconds spent since the last call."""
+        seconds = {
+            "time/act_seconds": self._seconds - self._env_seconds,
+            "time/env_seconds": self._env_seconds,
+        }
+        self._seconds = self._env_seconds = 0.0
+        return {**self.statistics.gauges(), **seconds}
 
     def state(self) -> State:
         return {"env": self.env.state(), "statistics": self.statistics.state()}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
-from rlzoo.core.types import Episode, State, Step
+from rlzoo.core.types import State, Step
 
 RECENT_EPISODES = 100  # the window of rollout/return_mean, as in most published curves
+
+
+class Episode(NamedTuple):
+    return_: float  # undiscounted sum of raw rewards
+    length: int  # env steps
 
 
 class EpisodeStatistics:

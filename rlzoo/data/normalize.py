@@ -61,6 +61,11 @@ class ObsNormalizer:
         self.statistics.update(obs_B)
         self._refresh()
 
+    def fit(self, obs_B: np.ndarray) -> None:
+        """Take the statistics of these observations, and forget all others."""
+        self.statistics = RunningStatistics(self.statistics.mean.shape)
+        self.update(obs_B)
+
     def _refresh(self) -> None:
         self._mean = self.statistics.mean
         self._scale = 1 / np.sqrt(self.statistics.variance + EPS)

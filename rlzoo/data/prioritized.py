@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlzoo.core.types import DataError, NonFiniteError, State, Step
+from rlzoo.core.types import DataError, NonFiniteError, State
+from rlzoo.data.collector import Transition
 from rlzoo.data.replay import Batch, Replay, ReplayConfig
 
 
@@ -68,6 +69,8 @@ class PrioritizedReplay:
     The importance weights (N P(i))^-beta are divided by the largest of the batch.
     """
 
+    draws_change = True
+
     def __init__(self, storage: Replay, *, alpha: float, beta0: float, eps: float) -> None:
         self.storage = storage
         self.alpha, self.beta0, self.eps = alpha, beta0, eps
@@ -86,9 +89,9 @@ class PrioritizedReplay:
     def __len__(self) -> int:
         return len(self.storage)
 
-    def add(self, obs_B: np.ndarray, action_B: np.ndarray, step: Step) -> None:
+    def add(self, transition: Transition) -> None:
         """As `Replay.add`; the priorities are set when the next batch is drawn."""
-        self.storage.add(obs_B, action_B, step)
+        self.storage.add(transition)
         self._new_rows += 1
 
     def sample(
@@ -113,13 +116,13 @@ class PrioritizedReplay:
         weights = torch.from_numpy(weight_B.astype(np.float32))
         return self.storage.gather(cell_B, weights, gamma=gamma, n_step=n_step)
 
-    def update_priorities(self, index_B: np.ndarray, td_error_B: np.ndarray | torch.Tensor) -> None:
+    def learnt(self, index_B: np.ndarray, td_error_B: np.ndarray | torch.Tensor) -> None:
         """Give the transitions of a batch the priorities of their new TD errors.
 
         Cells that were overwritten meanwhile and are no longer sampled are left alone. Raises
         NonFiniteError, and changes nothing, if a TD error is not finite.
         """
-        error_B = np.asarray(td_error_B, dtype=np.float64)
+        error_B = np.asarray(torch.as_tensor(td_error_B).cpu(), dtype=np.float64)
         priority_B = (np.abs(error_B) + self.eps) ** self.alpha
         top_priority = float(priority_B.max())
         if not np.isfinite(top_priority):

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from rlzoo.core.settings import setting
-from rlzoo.core.types import DataError, State, Step, UsageError
+from rlzoo.core.types import DataError, State, UsageError
+from rlzoo.data.collector import Transition
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,42 @@ class Batch(NamedTuple):
     weight_B: torch.Tensor  # float32 importance weights
 
 
+class ReplayMemory(Protocol):
+    """What an off-policy algorithm stores its transitions in, and draws them from."""
+
+    draws_change: bool  # with each update: then only a minibatch is drawn at a time
+
+    def __len__(self) -> int:
+        """Transitions held."""
+
+    def add(self, transition: Transition) -> None: ...
+
+    def sample(
+        self,
+        batch_size: int,
+        rng: np.random.Generator,
+        *,
+        gamma: float,
+        n_step: int = 1,
+        progress: float = 0.0,
+    ) -> Batch:
+        """Draw transitions of up to `n_step` steps; `progress` of the run goes from 0 to 1."""
+
+    def learnt(self, index_B: np.ndarray, td_error_B: torch.Tensor) -> None:
+        """Hear of the TD errors of a batch that was drawn."""
+
+    def state(self) -> State: ...
+    def load(self, state: State) -> None: ...
+
+
 class Replay:
     """The newest `capacity // num_envs` steps of every env, sampled uniformly.
 
     Observations and actions keep the dtypes of their spaces. Raises UsageError for spaces, sizes
     or arrays that it cannot store.
     """
+
+    draws_change = False
 
     def __init__(
         self,
@@ -132,9 +163,9 @@ class Replay:
 
     # ---------------------------------------------------------------- writing
 
-    def add(self, obs_B: np.ndarray, action_B: np.ndarray, step: Step) -> None:
-        """Store one transition of every env: `step` is what `action_B` taken in `obs_B` gave."""
-        next_obs_B, reward_B, terminated_B, truncated_B = step
+    def add(self, transition: Transition) -> None:
+        """Store one transition of every env."""
+        obs_B, action_B, (next_obs_B, reward_B, terminated_B, truncated_B) = transition
         arrays = (obs_B, action_B, next_obs_B)
         types = [(array.shape, array.dtype) for array in arrays]
         if types != self._accepted:
@@ -256,6 +287,9 @@ class Replay:
             index_B=cell_B,
             weight_B=weight_B,
         )
+
+    def learnt(self, index_B: np.ndarray, td_error_B: torch.Tensor) -> None:
+        """Uniform draws do not depend on TD errors."""
 
     def _follow(
         self, cell_B: np.ndarray, gamma: float, n_step: int

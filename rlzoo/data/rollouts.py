@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.core.types import Step
+from rlzoo.data.collector import Transition
 
 
 class Rollout:
@@ -42,11 +42,11 @@ class Rollout:
         self.truncated_at: list[tuple[int, int]] = []
         self.final_obs: list[np.ndarray] = []
 
-    def add(self, obs_B: np.ndarray, action_B: np.ndarray, step: Step) -> None:
-        """Store one step of every env. `action_B` is what the policy drew, before any clipping."""
-        t = self.steps
+    def add(self, transition: Transition, drawn_B: np.ndarray) -> None:
+        """Store one step of every env. `drawn_B` is what the policy drew, before any clipping."""
+        t, (obs_B, _, step) = self.steps, transition
         self.obs_TN[t] = obs_B
-        self.action_TN[t] = action_B
+        self.action_TN[t] = drawn_B
         self.reward_TN[t] = step.reward_B
         self.terminated_TN[t] = step.terminated_B
         self.truncated_TN[t] = step.truncated_B

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlzoo.core.settings import setting
-from rlzoo.core.types import UsageError
+from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations import formats
 from rlzoo.demonstrations.trajectories import Demonstrations
 
@@ -76,3 +78,23 @@ def chosen(config: DemonstrationsConfig) -> Demonstrations:
             f"{demonstrations.num_trajectories}, which {config.path} has"
         )
     return demonstrations.subset(range(wanted))
+
+
+class Unchanged:
+    """A part of a run's state that holds the demonstrations to what they were when it began."""
+
+    def __init__(self, arrays: Callable[[], Iterable[np.ndarray]], path: str) -> None:
+        """`arrays` gives what is learnt from; it is called when a state is made or loaded."""
+        self._arrays, self._path = arrays, path
+
+    def state(self) -> str:
+        digest = hashlib.sha256()
+        for array in self._arrays():
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def load(self, state: str) -> None:
+        if self.state() != state:
+            raise DataError(
+                f"{self._path}: has changed since the run began; expected the same steps"
+            )

@@ -16,10 +16,11 @@ from functools import cached_property
 
 import numpy as np
 
-from rlzoo.core.seeding import TRAIN, derive_seed, numpy_generator
+from rlzoo.core.seeding import TRAIN, derive_seed
 from rlzoo.demonstrations.recording import replay
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.episodes import Env, RestoreClass
+from rlzoo.envs.play import RandomActions, episode_envs, play
 
 RESETS, RANDOM_STEPS, RANDOM_EPISODES, REPLAYS = 100, 2000, 20, 10
 MAX_FEATURES = 256  # images are not compared
@@ -111,31 +112,26 @@ def _random_policy(
     make_env: Callable[[], Env], restore: RestoreClass, seed: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """First observations of resets, observations of random episodes, and how long these are."""
-    env = EpisodeEnv(
-        make_env,
-        run_seed=derive_seed(seed, "fit"),
-        purpose=TRAIN,
-        env_index=0,
-        restore="settle" if restore == "settle" else "replay",  # nothing here must be repeatable
-        auto_reset=False,
-    )
-    rng = numpy_generator(seed, "fit", "actions")
-    env.action_space.seed(int(rng.integers(2**31)))
     resets: list[np.ndarray] = []
     states: list[np.ndarray] = []
     lengths: list[int] = []
-    try:
-        for episode in range(RESETS):
-            env.begin(episode)
+    # Nothing here must be repeatable.
+    restore = "settle" if restore == "settle" else "replay"
+    run_seed = derive_seed(seed, "fit")
+    with episode_envs(make_env, 1, run_seed=run_seed, purpose=TRAIN, restore=restore) as envs:
+        [env] = envs
+        for index in range(RESETS):
+            env.begin(index)
             resets.append(np.array(env.obs))
-            if len(states) >= RANDOM_STEPS or episode >= RANDOM_EPISODES:
-                continue
-            while not env.over and len(states) < RANDOM_STEPS:
-                states.append(np.array(env.obs))
-                env.step(env.action_space.sample())
-            lengths.append(env.length)
-    finally:
-        env.close()
+        policy = RandomActions(env.action_space, derive_seed(seed, "fit", "actions") % 2**31)
+        for episode in play(policy, envs, range(RANDOM_EPISODES)):
+            is_enough = len(states) >= RANDOM_STEPS
+            if episode.over or is_enough:
+                lengths.append(episode.length)
+            else:
+                states.append(np.array(episode.obs))
+            if is_enough:
+                break
     return np.stack(resets), np.stack(states), tuple(lengths)
 
 
@@ -150,11 +146,11 @@ def _replayed(
     begin, end = demonstrations.start[trajectory : trajectory + 2]
     spread = np.ptp(demonstrations.obs[begin:end], axis=0)
     steps = same = 0
-    for env, _ in replay(demonstrations, trajectory, make_env, restore=restore, seed=seed):
-        steps = env.length
+    for episode in replay(demonstrations, trajectory, make_env, restore=restore, seed=seed):
+        steps = episode.length
         if same == steps < end - begin:
             recorded = demonstrations.obs[begin + steps].astype(np.float64)
-            error = np.abs(env.obs - recorded)
+            error = np.abs(episode.obs - recorded)
             same += bool((error <= NEGLIGIBLE * (spread + 1e-3)).all())
     return steps, same
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.algorithm import Policy
 from rlzoo.core.seeding import TRAIN, derive_seed
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.episodes import Env, RestoreClass
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
+from rlzoo.envs.play import GivenActions, Playing, episode_envs, play
 
 
 class _Start(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -27,14 +29,8 @@ class _Start(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=self.seed, options=options)
 
 
-class Act(Protocol):
-    """The policy: a batch of observations in, a batch of actions out."""
-
-    def __call__(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray: ...
-
-
 def record(
-    act: Act,
+    policy: Policy,
     env_config: EnvConfig,
     *,
     episodes: int,
@@ -48,34 +44,27 @@ def record(
     Their seeds are those of a training run of its own (its seed is hashed from 'demonstrations'
     and `seed`), so that no selection or test episode is ever among them. EnvError from the env.
     """
-    env = EpisodeEnv(
-        partial(make_env, env_config),
-        run_seed=derive_seed(seed, "demonstrations"),
-        purpose=TRAIN,
-        env_index=0,
-        restore=restore_class(env_config, seed),
-        auto_reset=False,
-    )
     steps: dict[str, list[Any]] = {"obs": [], "action": [], "reward": []}
     start, terminated, final_obs, seeds = [0], [], [], []
-    try:
-        for episode in range(episodes):
-            env.begin(episode)
-            return_, is_terminal = 0.0, False
-            while not env.over:
-                obs = np.array(env.obs)
-                [action] = act(obs[None], explore=explore)
-                _, reward, is_terminal, _ = env.step(action)
-                for name, value in (("obs", obs), ("action", np.array(action)), ("reward", reward)):
-                    steps[name].append(value)
-                return_ += reward
+    with episode_envs(
+        partial(make_env, env_config),
+        1,
+        run_seed=derive_seed(seed, "demonstrations"),
+        purpose=TRAIN,
+        restore=restore_class(env_config, seed),
+    ) as envs:
+        for episode in play(policy, envs, range(episodes), explore=explore):
+            if episode.action is not None:
+                steps["action"].append(np.array(episode.action))
+                steps["reward"].append(episode.reward)
+            if not episode.over:
+                steps["obs"].append(np.array(episode.obs))
+                continue
             start.append(len(steps["reward"]))
-            terminated.append(is_terminal)
-            final_obs.append(np.array(env.obs))
-            seeds.append(env.seed)
-            played(return_)
-    finally:
-        env.close()
+            terminated.append(episode.terminated)
+            final_obs.append(np.array(episode.obs))
+            seeds.append(episode.env.seed)
+            played(episode.return_)
     return Demonstrations(
         obs=np.stack(steps["obs"]),
         action=np.stack(steps["action"]),
@@ -96,37 +85,26 @@ def replay(
     *,
     restore: RestoreClass = "settle",
     seed: int = 0,
-) -> Iterator[tuple[EpisodeEnv, float]]:
+) -> Iterator[Playing]:
     """Take a trajectory's recorded actions in an env, from its recorded seed if there is one.
 
-    Otherwise from a start of the env's own. Yields the env and the reward so far, after the reset
-    and after each step, to the end of the actions or of the episode, whichever is first.
-    DataError where they do not belong to the env's spaces.
+    Otherwise from a start of the env's own. Yields the episode at its start and after each step, to
+    the end of the actions or of the episode, whichever is first. DataError where they do not
+    belong to the env's spaces.
     """
     d = demonstrations
 
     def make() -> Env:
         return make_env() if d.seed is None else _Start(make_env(), int(d.seed[trajectory]))
 
-    env = EpisodeEnv(
-        make,
-        run_seed=derive_seed(seed, "replay"),
-        purpose=TRAIN,
-        env_index=trajectory,
-        restore=restore,
-        auto_reset=False,
-    )
-    try:
-        part, space = d.subset([trajectory]), env.action_space
-        check_fits(part, env.observation_space, space)
-        return_ = 0.0
-        yield env, return_
-        for action in part.action:
-            if env.over:
+    run_seed = derive_seed(seed, "replay", trajectory)
+    with episode_envs(make, 1, run_seed=run_seed, purpose=TRAIN, restore=restore) as envs:
+        part, [env] = d.subset([trajectory]), envs
+        check_fits(part, env.observation_space, env.action_space)
+        action_T, space = part.action, env.action_space
+        if isinstance(space, spaces.Box):  # a limit that was overstepped by rounding
+            action_T = np.clip(action_T, space.low, space.high)
+        for episode in play(GivenActions(action_T), envs, [0]):
+            yield episode
+            if episode.length == len(action_T):
                 break
-            if isinstance(space, spaces.Box):  # a limit that was overstepped by rounding
-                action = np.clip(action, space.low, space.high)
-            return_ += env.step(action)[1]
-            yield env, return_
-    finally:
-        env.close()

@@ -61,6 +61,23 @@ class EnvConfig:
             raise UsageError("env.time_feature=true: not with env.backend=envpool")
 
 
+@dataclass(frozen=True)
+class MoreEnvs:
+    """Envs like those of some settings (a `core.algorithm.EnvSource`)."""
+
+    config: EnvConfig
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    def make(self) -> Env:
+        return make_env(self.config)
+
+    def make_batch(self) -> EpisodeBatch:
+        return make_episode_batch(self.config)
+
+
 def find_spec(id: str) -> EnvSpec:
     """The registered spec of a gymnasium id, or a UsageError that names the nearest id.
 

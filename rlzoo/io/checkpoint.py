@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from rlzoo.core.types import DataError, State, StorageError
-from rlzoo.io import files
+from rlzoo.core.types import DataError, RlzooError, State, StorageError
+from rlzoo.io import files, migrations
 from rlzoo.io.encoding import (
     DTYPE_NAMES,
     DTYPES,
@@ -34,9 +34,9 @@ from rlzoo.io.encoding import (
     require,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 # From schema n to n + 1. A schema without an entry cannot be read any more.
-MIGRATIONS: dict[int, Callable[[State], State]] = {}
+MIGRATIONS: dict[int, Callable[[State], State]] = {1: migrations.schema_1}
 
 POLICY_ONLY = "exported"  # a key of states that can act but not be trained on
 
@@ -90,6 +90,14 @@ def save(
         reason = error.strerror or error
         raise StorageError(f"{target}: the checkpoint cannot be written: {reason}") from error
     return target
+
+
+def check(state: State) -> None:
+    """Refuse a state that could not be saved; RlzooError names the leaf that is no plain value."""
+    try:
+        encode(state)
+    except TypeError as error:
+        raise RlzooError(f"the algorithm's {error}") from error
 
 
 def load(path: Path) -> State:

@@ -1,6 +1,7 @@
 """A fast way to act with small networks: the same arithmetic in numpy, on the same memory.
 
-For one observation, torch spends most of its time between the matrix products.
+For one observation, torch spends most of its time between the matrix products. What is not on the
+list here (other layers, other activations, a GPU) is run by torch.
 """
 
 from __future__ import annotations
@@ -13,91 +14,96 @@ import torch
 from torch import nn
 
 from rlzoo.nets.encoders import Flatten, OneHot
-from rlzoo.nets.mlp import MLP, OutputsAndFeatures
-from rlzoo.nets.q_network import QNetwork
+from rlzoo.nets.mlp import OutputsAndFeatures
 
-Act = Callable[[np.ndarray], np.ndarray]
+Forward = Callable[[np.ndarray], np.ndarray]
 
 
-def numpy_forward(network: QNetwork) -> Act:
-    """A function from numpy observations [B, ...] to action values [B, A], fast for small B.
+def numpy_forward(*modules: nn.Module) -> Forward:
+    """A function from numpy arrays [B, ...] through some modules to numpy outputs [B, ...].
 
-    On the CPU an MLP is computed on views of its parameters: in-place changes (optimiser steps,
-    `load_module`) are seen at once, parameters that are replaced (`module.to`) are not. Other
-    networks are run by torch.
+    It sees in-place changes of the parameters (optimiser steps, `load_module`) at once, and
+    parameters that are replaced (`module.to`) not at all.
     """
-    if not network.dueling:
-        return numpy_head(network.encoder, network.head)
-    device = next(network.parameters()).device
-    if not isinstance(network.encoder, Flatten | OneHot) or device.type != "cpu":
-        return lambda obs_B: _torch_forward(network, obs_B, device)
-    encode = _numpy_encoder(network.encoder)
-    trunk, value, advantage = map(_numpy_mlp, (network.trunk, network.value, network.advantage))
+    mirrors = [_mirror(module) for module in modules]
+    known = [mirror for mirror in mirrors if mirror is not None]
+    if len(known) < len(modules):
+        return _by_torch(nn.Sequential(*modules))
 
-    mean_A1 = np.full((network.num_actions, 1), 1 / network.num_actions, np.float32)
+    def forward(x_B: np.ndarray) -> np.ndarray:
+        for mirror in known:
+            x_B = mirror(x_B)
+        return x_B
 
-    def dueling(obs_B: np.ndarray) -> np.ndarray:
-        hidden_BF = trunk(encode(obs_B))
-        advantage_BA = advantage(hidden_BF)
-        return value(hidden_BF) + advantage_BA - advantage_BA @ mean_A1
-
-    return dueling
+    return forward
 
 
-def numpy_head(encoder: nn.Module, head: MLP | OutputsAndFeatures) -> Act:
-    """The same for an encoder and one MLP behind it: observations [B, ...] to outputs [B, F]."""
-    device = next(head.parameters()).device
-    if not isinstance(encoder, Flatten | OneHot) or device.type != "cpu":
-        network = nn.Sequential(encoder, head)
-        return lambda obs_B: _torch_forward(network, obs_B, device)
-    encode = _numpy_encoder(encoder)
-    if isinstance(head, MLP):
-        forward = _numpy_mlp(head)
-        return lambda obs_B: forward(encode(obs_B))
-    trunk, last = _numpy_mlp(head.trunk), _numpy_mlp(head.last)
+def _by_torch(network: nn.Module) -> Forward:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
 
-    def outputs_and_features(obs_B: np.ndarray) -> np.ndarray:
-        features_BF = trunk(encode(obs_B))
-        return np.concatenate([last(features_BF), features_BF], axis=1)
+    def forward(x_B: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(x_B).to(device)).cpu().numpy()
 
-    return outputs_and_features
+    return forward
 
 
-def _torch_forward(network: nn.Module, obs_B: np.ndarray, device: torch.device) -> np.ndarray:
-    with torch.inference_mode():
-        return network(torch.from_numpy(obs_B).to(device)).cpu().numpy()
+def _mirror(module: nn.Module) -> Forward | None:
+    """A module in numpy; None for one that is not known here."""
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return None
+    if type(module) is Flatten:
+        return _flatten(module)
+    if type(module) is OneHot:
+        return _one_hot(module)
+    if type(module) is OutputsAndFeatures:
+        trunk, last = _layers(module.trunk), _layers(module.last)
+        return _outputs_and_features(trunk, last) if trunk and last else None
+    return _layers(module) if isinstance(module, nn.Sequential) else None
 
 
-def _numpy_encoder(encoder: Flatten | OneHot) -> Act:
-    num_features = encoder.num_features
-    if isinstance(encoder, Flatten):
-        scale = np.float32(encoder.scale)
+def _flatten(encoder: Flatten) -> Forward:
+    num_features, scale = encoder.num_features, np.float32(encoder.scale)
 
-        def flatten(obs_B: np.ndarray) -> np.ndarray:
-            obs_BF = obs_B.reshape(-1, num_features).astype(np.float32, copy=False)
-            return obs_BF if scale == 1 else obs_BF * scale
+    def forward(obs_B: np.ndarray) -> np.ndarray:
+        obs_BF = obs_B.reshape(-1, num_features).astype(np.float32, copy=False)
+        return obs_BF if scale == 1 else obs_BF * scale
 
-        return flatten
-    offset_M = encoder.offset_M.numpy()
+    return forward
 
-    def one_hot(obs_B: np.ndarray) -> np.ndarray:
+
+def _one_hot(encoder: OneHot) -> Forward:
+    num_features, offset_M = encoder.num_features, encoder.offset_M.numpy()
+
+    def forward(obs_B: np.ndarray) -> np.ndarray:
         place_BM = obs_B.reshape(-1, len(offset_M)) + offset_M
         code_BF = np.zeros((len(place_BM), num_features), np.float32)
         code_BF[np.arange(len(place_BM))[:, None], place_BM] = 1
         return code_BF
 
-    return one_hot
+    return forward
 
 
-def _numpy_mlp(mlp: MLP) -> Act:
+def _outputs_and_features(trunk: Forward, last: Forward) -> Forward:
+    def forward(x_BF: np.ndarray) -> np.ndarray:
+        features_BF = trunk(x_BF)
+        return np.concatenate([last(features_BF), features_BF], axis=1)
+
+    return forward
+
+
+def _layers(modules: nn.Sequential) -> Forward | None:
+    """Linear layers, each followed by an activation or not."""
+    activations: dict[type, Any] = {nn.ReLU: _relu, nn.Tanh: np.tanh}
     layers: list[tuple[np.ndarray, np.ndarray, Any]] = []
-    for module in mlp:
-        if isinstance(module, nn.Linear):
+    for module in modules:
+        if type(module) is nn.Linear and module.bias is not None:
             weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
             layers.append((weight.T, bias, None))
+        elif type(module) in activations and layers and layers[-1][2] is None:
+            layers[-1] = (*layers[-1][:2], activations[type(module)])
         else:
-            activate = _relu if isinstance(module, nn.ReLU) else np.tanh
-            layers[-1] = (*layers[-1][:2], activate)
+            return None
 
     def forward(x_BF: np.ndarray) -> np.ndarray:
         for weight, bias, activate in layers:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlzoo.nets.acting import Forward, numpy_forward
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import MLP, NetworkConfig
 
@@ -55,3 +57,18 @@ class QNetwork(nn.Module):
         hidden_BF = self.trunk(features_BF)
         advantage_BA = self.advantage(hidden_BF)
         return self.value(hidden_BF) + advantage_BA - advantage_BA.mean(dim=1, keepdim=True)
+
+    def numpy_forward(self) -> Forward:
+        """The same from numpy observations to numpy values, fast for small B (`nets/acting.py`)."""
+        if not self.dueling:
+            return numpy_forward(self.encoder, self.head)
+        trunk = numpy_forward(self.encoder, self.trunk)
+        value, advantage = numpy_forward(self.value), numpy_forward(self.advantage)
+        mean_A1 = np.full((self.num_actions, 1), 1 / self.num_actions, np.float32)
+
+        def forward(obs_B: np.ndarray) -> np.ndarray:
+            hidden_BF = trunk(obs_B)
+            advantage_BA = advantage(hidden_BF)
+            return value(hidden_BF) + advantage_BA - advantage_BA @ mean_A1
+
+        return forward

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from rlzoo.core.messages import warn
 from rlzoo.core.types import NonFiniteError
 from rlzoo.nets.adam import Adam
 
-LossFunction = Callable[..., tuple[Tensor, ...]]
-Gradients = Callable[..., tuple[list[Tensor], Tensor]]
-
-log = logging.getLogger(__name__)
+Named = dict[str, Tensor]
+LossFunction = Callable[..., tuple[Tensor, Named]]
+Gradients = Callable[..., tuple[Tensor, Named, Tensor]]
 
 
 class GradientStep:
     """Loss, gradients, clipping (by the global norm, by element), check for NaN, optimiser step.
 
-    `loss_function(*batch)` returns (scalar loss, *further tensors). With `compile`, everything up
-    to the clipped gradients is one compiled graph (another one for each shape of batch); where
-    that is impossible, one warning says why and the step runs eagerly. The norm of a part of the
-    gradient, before clipping, can be `watched`.
+    `loss_function(*batch)` returns (scalar loss, further tensors by name). With `compile`,
+    everything up to the clipped gradients is one compiled graph (another one for each shape of
+    batch); where that is impossible, one warning says why and the step runs eagerly. `watched`
+    names parts of the gradient, the norms of which are returned, too.
     """
 
     def __init__(
@@ -34,40 +33,51 @@ class GradientStep:
         *,
         max_grad_norm: float | None,
         max_grad_value: float | None = None,
-        watched: slice | None = None,
+        watched: Mapping[str, slice] | None = None,
         compile: bool,
     ) -> None:
         self._optimizer = optimizer
         self._loss_function = loss_function
         self._max_grad_norm = max_grad_norm
         self._max_grad_value = max_grad_value
-        self._watched = watched
+        self._watched = dict(watched or {})
         self._gradients = _compiled(self._eager_gradients) if compile else self._eager_gradients
 
-    def __call__(self, *batch: Tensor) -> tuple[Tensor, ...]:
-        """Update the parameters; returns (loss, gradient norm before clipping, *further tensors).
+    def __call__(self, *batch: Tensor) -> Named:
+        """Update the parameters; returns the loss, `grad_norm` before clipping, and the rest.
 
-        The norm of the watched part comes last. Raises NonFiniteError, with parameters and
-        optimiser untouched, if the loss or the norm is NaN or infinite.
+        Raises NonFiniteError, with parameters and optimiser untouched, if the loss or the norm is
+        NaN or infinite.
         """
-        (loss, norm, total, *others), gradient = self._gradients(*batch)
-        check_finite(total, loss, norm)
+        total, named, gradient = self._gradients(*batch)
+        check_finite(total, named["loss"], named["grad_norm"])
         self._optimizer.step(gradient)
-        return loss, norm, *others
+        return named
 
-    def _eager_gradients(self, *batch: Tensor) -> tuple[list[Tensor], Tensor]:
-        loss, *others = self._loss_function(*batch)
+    def _eager_gradients(self, *batch: Tensor) -> tuple[Tensor, Named, Tensor]:
+        loss, named = self._loss_function(*batch)
         gradients = torch.autograd.grad(loss, self._optimizer.parameters)
         gradient = torch.cat([piece.reshape(-1) for piece in gradients])
         norm = torch.linalg.vector_norm(gradient)
-        if self._watched is not None:
-            others.append(torch.linalg.vector_norm(gradient[self._watched]))
+        for name, part in self._watched.items():
+            named[name] = torch.linalg.vector_norm(gradient[part])
         if self._max_grad_norm is not None:
             gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         if self._max_grad_value is not None:
             gradient = gradient.clamp(-self._max_grad_value, self._max_grad_value)
         loss = loss.detach()
-        return [loss, norm, loss + norm, *(other.detach() for other in others)], gradient
+        detached = {name: value.detach() for name, value in named.items()}
+        return loss + norm, {"loss": loss, "grad_norm": norm, **detached}, gradient
+
+
+def averaged(outcomes: Sequence[Named], prefix: str) -> Named:
+    """The mean of each of some updates' tensors, as `prefix/name`; nothing for no updates."""
+    if not outcomes:
+        return {}
+    return {
+        f"{prefix}/{name}": torch.stack([outcome[name] for outcome in outcomes]).mean()
+        for name in outcomes[0]
+    }
 
 
 def check_finite(total: Tensor, loss: Tensor, norm: Tensor) -> None:
@@ -84,7 +94,7 @@ def check_finite(total: Tensor, loss: Tensor, norm: Tensor) -> None:
 def _compiled(eager: Gradients) -> Gradients:
     """`eager` as one graph; falls back to it, with a warning, where nothing can be compiled."""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        log.warning("compile=true is ignored: torch %s cannot compile gradients", torch.__version__)
+        warn(f"compile=true is ignored: torch {torch.__version__} cannot compile gradients")
         return eager
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
@@ -98,14 +108,14 @@ def _compiled(eager: Gradients) -> Gradients:
         options={"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe},
     )
 
-    def gradients(*batch: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(*batch: Tensor) -> tuple[Tensor, Named, Tensor]:
         nonlocal chosen
         try:
             return chosen(*batch)
         except BackendCompilerFailed as error:
             if not isinstance(error.inner_exception, InvalidCxxCompiler | CppCompileError):
                 raise
-            log.warning("compile=true is ignored: no working C++ compiler was found")
+            warn("compile=true is ignored: no working C++ compiler was found")
             chosen = eager
             return eager(*batch)
 

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from rlzoo.core import registry
-from rlzoo.core.settings import nearest, plain, read, setting
+from rlzoo.core.settings import nearest, plain, setting
 from rlzoo.core.types import DataError, UsageError
+from rlzoo.run.strict import read
 
 # A checkout has conf/ at its top level; the wheel carries a copy inside the package.
 _PACKAGE = Path(__file__).parents[1]
@@ -41,13 +42,15 @@ class RunConfig:
     logger: Any
     seed: int = setting(0, "run seed: everything random derives from it", low=0, high=2**31 - 1)
     total_env_steps: int = setting(
-        50_000,
-        "length of the run: env steps of all envs together, plus minibatches learnt from stored "
-        "data (bc); the periods below count the same",
+        50_000, "length of the run: env steps of all envs together (bc takes none)", low=1
+    )
+    log_every: int = setting(
+        1000,
+        "metrics are written this often: in env steps, or in what else the progress bar counts "
+        "(minibatches for bc, the units of each phase for world_models)",
         low=1,
     )
-    log_every_env_steps: int = setting(1000, "metrics are written this often", low=1)
-    save_every_env_steps: int = setting(10_000, "a checkpoint is saved this often", low=1)
+    save_every: int = setting(10_000, "a checkpoint is saved this often, likewise", low=1)
     save_every_seconds: float | None = setting(
         300.0, "... and after so many seconds without one (null: never)", above=0
     )

@@ -1,66 +1,37 @@
-"""Play whole episodes with fixed seeds, and record one of them."""
+"""Play whole episodes with fixed seeds: what they come to, and one of them as a film."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from rlzoo.core import statistics
+from rlzoo.core.algorithm import Policy
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.episodes import Env, RestoreClass
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
+from rlzoo.envs.play import Playing, episode_envs, play
+from rlzoo.run import statistics
+
+MAX_FRAMES = 3000  # of a film
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every_env_steps: int = setting(10_000, "greedy episodes for model selection, this often", low=1)
+    every: int = setting(
+        10_000,
+        "greedy episodes for model selection, this often, in the unit of the progress bar",
+        low=1,
+    )
     episodes: int = setting(20, "episodes of each such evaluation", low=1)
     test_episodes: int = setting(100, "episodes of the final test, on seeds of their own", low=1)
     num_envs: int = setting(8, "episodes played side by side; no result depends on it", low=1)
-
-
-class Act(Protocol):
-    """The policy: a batch of observations in, a batch of actions out."""
-
-    def __call__(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray: ...
-
-
-class Greedy:
-    """Greedy actions for episodes side by side, with what each carries in a policy's memory.
-
-    The policy is an algorithm, or a plain function of observations.
-    """
-
-    def __init__(self, policy: Any) -> None:
-        self._act: Act = getattr(policy, "act", policy)
-        self._policy = policy if hasattr(policy, "act_with_memory") else None
-        self._memories: dict[int, np.ndarray] = {}  # by episode
-
-    def __call__(self, episodes: Sequence[int], obs_B: np.ndarray) -> np.ndarray:
-        """One action for each of some episodes; one that is new begins with an empty memory."""
-        if self._policy is None:
-            return self._act(obs_B, explore=False)
-        new = [k for k in episodes if k not in self._memories]
-        self._memories |= dict(zip(new, self._policy.initial_memory(len(new)), strict=True))
-        memory_BM = np.stack([self._memories[k] for k in episodes])
-        action_B, memory_BM = self._policy.act_with_memory(obs_B, memory_BM, explore=False)
-        self._memories = dict(zip(episodes, memory_BM, strict=True))  # the others are over
-        return action_B
-
-    def beside(self, episode: int, obs: np.ndarray) -> np.ndarray:
-        """What the policy makes of what it acts on next, as a picture [H, W, 3]."""
-        assert self._policy is not None
-        memory_M = self._memories.get(episode)
-        memory_BM = self._policy.initial_memory(1) if memory_M is None else memory_M[None]
-        [picture_HWC] = self._policy.beside(obs[None], memory_BM)
-        return np.asarray(picture_HWC)
 
 
 class Stopped(Exception):
@@ -71,8 +42,7 @@ def never() -> bool:
     return False
 
 
-def nobody() -> None:
-    """Who hears of an episode's end where nobody asked to."""
+def _ignore() -> None: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +55,7 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Statistics of the returns (`rlzoo.core.statistics.summary`)."""
+        """Statistics of the returns (`rlzoo.run.statistics.summary`)."""
         return statistics.summary(self.returns)
 
     @property
@@ -136,7 +106,7 @@ def text_table(rows: list[list[str]]) -> str:
 
 
 def evaluate(
-    policy: Any,
+    policy: Policy,
     env_config: EnvConfig,
     *,
     episodes: int,
@@ -144,12 +114,12 @@ def evaluate(
     run_seed: int,
     purpose: str,
     stop: Callable[[], bool] = never,
-    episode_over: Callable[[], None] = nobody,
+    episode_over: Callable[[], None] = _ignore,
 ) -> Evaluation:
     """Play `episodes` whole greedy episodes, `num_envs` side by side; raises Stopped, EnvError.
 
     Episode k is played under `episode_seed(run_seed, purpose, 0, k)`, whatever `num_envs` is.
-    `stop` is asked before every step, `episode_over` called after each episode.
+    `stop` is asked after every step, `episode_over` called after each episode.
     """
     return play_episodes(
         policy,
@@ -165,7 +135,7 @@ def evaluate(
 
 
 def play_episodes(
-    policy: Any,
+    policy: Policy,
     make: Callable[[], Env],
     *,
     restore: RestoreClass,
@@ -174,95 +144,69 @@ def play_episodes(
     run_seed: int,
     purpose: str,
     stop: Callable[[], bool] = never,
-    episode_over: Callable[[], None] = nobody,
+    episode_over: Callable[[], None] = _ignore,
 ) -> Evaluation:
-    """`evaluate` for envs that `make` makes.
-
-    Env i of N plays the episodes i, i + N, i + 2N, ..., so that which episodes count does not
-    depend on how long they are. An env that has played its last one leaves the batch.
-    """
-    num_envs, greedy = min(num_envs, episodes), Greedy(policy)
+    """`evaluate` for envs that `make` makes."""
     returns, lengths, seeds = [0.0] * episodes, [0] * episodes, [0] * episodes
-    envs: list[EpisodeEnv] = []
-    try:
-        for first in range(num_envs):
-            env = EpisodeEnv(
-                make,
-                run_seed=run_seed,
-                purpose=purpose,
-                env_index=0,
-                restore=restore,
-                auto_reset=False,
-            )
-            envs.append(env)
-            env.begin(first)
-        playing = list(envs)
-        while playing:
-            if stop():
+    count = min(num_envs, episodes)
+    with episode_envs(make, count, run_seed=run_seed, purpose=purpose, restore=restore) as envs:
+        for episode in play(policy, envs, range(episodes)):
+            if episode.over:
+                k = episode.index
+                returns[k], lengths[k], seeds[k] = (
+                    episode.return_,
+                    episode.length,
+                    episode.env.seed,
+                )
+                episode_over()
+            elif stop():
                 raise Stopped
-            numbers = [env.episode_index for env in playing]
-            action_B = greedy(numbers, np.stack([env.obs for env in playing]))
-            for env, action in zip(playing, action_B, strict=True):
-                k = env.episode_index
-                _, reward, _, _ = env.step(action)
-                returns[k] += reward
-                if env.over:
-                    lengths[k], seeds[k] = env.length, env.seed
-                    episode_over()
-                    if k + num_envs < episodes:
-                        env.begin(k + num_envs)
-            playing = [env for env in playing if not env.over]
-    finally:
-        for env in envs:
-            env.close()
     return Evaluation(tuple(returns), tuple(lengths), tuple(seeds))
 
 
-def record_episode(
-    policy: Any,
+def frames_of(
+    policy: Policy,
+    env_config: EnvConfig,
+    episode_index: int,
+    *,
+    run_seed: int,
+    purpose: str,
+    render_mode: str = "rgb_array",
+) -> Iterator[Playing]:
+    """Play one greedy episode in an env that draws itself (or shows itself, "human")."""
+    prepare_headless_drawing()
+    make = partial(make_env, env_config, render_mode=render_mode)
+    restore = restore_class(env_config, run_seed)
+    with episode_envs(make, 1, run_seed=run_seed, purpose=purpose, restore=restore) as envs:
+        yield from play(policy, envs, [episode_index])
+
+
+def film_episode(
+    policy: Policy,
     env_config: EnvConfig,
     *,
     run_seed: int,
     purpose: str,
     episode_index: int = 0,
-    beside: bool = False,
-    max_frames: int = 3000,
+    picture: Callable[[Playing], np.ndarray] | None = None,
     stop: Callable[[], bool] = never,
 ) -> tuple[np.ndarray, float, float]:
     """Film one greedy episode: (frames_THWC uint8, frames per second, return).
 
-    The frames are the env's, or what the policy draws itself (`Algorithm.beside`). An episode of
-    more than `max_frames` frames is filmed only so far, and played to its end. Raises Stopped,
-    EnvError, and UsageError for an env that cannot draw itself.
+    The frames are the env's, or what `picture` makes of the episode at each step. An episode of
+    more than `MAX_FRAMES` is filmed only so far, and played to its end. Raises Stopped, EnvError,
+    and UsageError for an env that cannot draw itself.
     """
-    prepare_headless_drawing()
-    greedy = Greedy(policy)
-    env = EpisodeEnv(
-        partial(make_env, env_config, render_mode="rgb_array"),
-        run_seed=run_seed,
-        purpose=purpose,
-        env_index=0,
-        restore=restore_class(env_config, run_seed),
-        auto_reset=False,
-    )
-
-    def frame() -> np.ndarray:
-        return greedy.beside(episode_index, env.obs) if beside else _frame(env.env)
-
-    try:
-        env.begin(episode_index)
-        frames = [frame()]
-        return_ = 0.0
-        while not env.over:
-            if stop():
-                raise Stopped
-            [action] = greedy([episode_index], np.stack([env.obs]))
-            return_ += env.step(action)[1]
-            if len(frames) < max_frames:
-                frames.append(frame())
-        return np.stack(frames), frames_per_second(env.env), return_
-    finally:
-        env.close()
+    frames: list[np.ndarray] = []
+    return_, fps = 0.0, 30.0
+    playing = frames_of(policy, env_config, episode_index, run_seed=run_seed, purpose=purpose)
+    for episode in playing:
+        if stop():
+            raise Stopped
+        if len(frames) < MAX_FRAMES:
+            frames.append(picture(episode) if picture else _frame(episode.env.env))
+        return_, fps = episode.return_, frames_per_second(episode.env.env)
+    return np.stack(frames), fps, return_
 
 
 def frames_per_second(env: Env) -> float:

@@ -12,12 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlzoo.core.types import FINISHED, Algorithm, Counters, Metrics, NonFiniteError, State
-
-
-def passed(period: int, before: int, now: int) -> bool:
-    """Whether a clock that went from `before` to `now` has come to a multiple of `period`."""
-    return now // period > before // period
+from rlzoo.core.algorithm import Algorithm
+from rlzoo.core.types import FINISHED, Counters, Metrics, NonFiniteError, State, passed
 
 
 class MetricWindow:
@@ -71,11 +67,11 @@ class Stopwatch:
         return time.perf_counter() - self._zero
 
     def metrics(self, counters: Counters) -> dict[str, float]:
-        """Elapsed time, and the speed of what has moved: env steps, offline updates."""
+        """Elapsed time, and the speed of what has moved: env steps, work without an env."""
         last, seconds = self._last, max(self.elapsed_seconds - self._last_seconds, 1e-9)
         moved = {
             "env_steps": counters.env_steps - last.env_steps,
-            "offline_updates": counters.offline_updates - last.offline_updates,
+            "offline_units": counters.offline_units - last.offline_units,
         }
         self._last_seconds, self._last = self.elapsed_seconds, replace(counters)
         speeds = {f"time/{name}_per_second": n / seconds for name, n in moved.items() if n}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
+from rlzoo.core.algorithm import Progress
 from rlzoo.core.messages import note
 
 if TYPE_CHECKING:
@@ -60,71 +61,53 @@ class EpisodesPlayed:
         self.bar.close()
 
 
-class Progress:
-    """The run's clock on stderr, with speed, return and time left.
+class ProgressBar:
+    """How far a run is, on stderr: units done, speed, a few metrics, time left.
 
-    At a terminal it is a bar, in a phase that has a length of its own one of the phase; in a file,
-    a line a minute.
+    At a terminal it is a bar for each phase; in a file, a line a minute.
     """
 
-    def __init__(self, total: int, done: int) -> None:
-        self.bar = _bar(total, done, " steps", unit_scale=True)
-        self.at, self.total = done, total
-        self.line_before = done, time.monotonic()  # clock and time of the last line in a file
-        self.phase_text, self.phase_has_length = "", False
-        self.phase_began = "", 0, 0, 0.0  # name, units done then, the clock, when
-        self.phase_moved = 0, 0.0  # by how much since then, and when it last did
+    def __init__(self, progress: Progress) -> None:
         self.shown: dict[str, str] = {}
+        self.line_written = time.monotonic()
+        self._begin(progress)
 
-    def update(self, clock: int) -> None:
-        if not self.phase_has_length:
-            self.bar.update(clock - self.at)
-        self.at = clock
-        if self.bar.disable and time.monotonic() - self.line_before[1] >= FILE_SECONDS:
-            self._line()
+    def _begin(self, progress: Progress) -> None:
+        phase, done, total, unit = progress
+        self.progress, self.first_done = progress, done
+        self.began = self.moved = time.monotonic()
+        self.line_done = done
+        name = "" if phase == "train" else phase
+        scaled = unit == "env steps"
+        self.bar = _bar(total, done, f" {unit}", unit_scale=scaled, name=name)
 
-    def _line(self) -> None:
-        before, then = self.line_before
-        self.line_before = self.at, time.monotonic()
-        text = f"{self.at:,} of {self.total:,} steps"
-        if self.at > before:  # a generation may take minutes, and is not at a stand meanwhile
-            text += f", {(self.at - before) / (time.monotonic() - then):,.0f}/s"
-        parts = [text, self.phase_text]
-        parts += [f"{name} {value}" for name, value in self.shown.items()]
-        note("; ".join(part for part in parts if part))
+    def update(self, progress: Progress) -> None:
+        """Take over where the algorithm stands."""
+        if progress.phase != self.progress.phase:
+            self.bar.update(self.progress.total - self.bar.n)  # a phase ends at 100 %
+            self.bar.close()
+            self.shown = {}
+            self._begin(progress)
+        if progress.done != self.progress.done:
+            self.moved = time.monotonic()
+        self.progress = progress
+        self.bar.update(progress.done - self.bar.n)
+        if self.bar.disable and time.monotonic() - self.line_written >= FILE_SECONDS:
+            self._write_line()
 
-    def phase(self, name: str, done: int, total: int, unit: str) -> None:
-        """How far the current phase is; an estimate of its time left once there is a pace."""
-        if name != self.phase_began[0]:
-            self._next_bar(name, done, total, unit)
-            self.phase_began = name, done, self.at, time.monotonic()
-        _, first, first_at, start = self.phase_began
-        text = f"{name} {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
-        # A phase of no length of its own lasts until the run is over.
-        gone, ahead = (
-            (done - first, total - done) if total else (self.at - first_at, self.total - self.at)
-        )
-        if gone != self.phase_moved[0]:
-            self.phase_moved = gone, time.monotonic()
-        if gone > 0:
-            moved = self.phase_moved[1]
-            left = (moved - start) / gone * ahead - (time.monotonic() - moved)
+    def _write_line(self) -> None:
+        phase, done, total, unit = self.progress
+        now = time.monotonic()
+        text = f"{done:,} of {total:,} {unit}" if phase == "train" else ""
+        text = text or f"{phase}: {done:,} of {total:,} {unit}"
+        if done > self.line_done:  # a generation may take minutes, and is not at a stand meanwhile
+            text += f", {(done - self.line_done) / (now - self.line_written):,.3g}/s"
+        self.line_written, self.line_done = now, done
+        if done > self.first_done:
+            pace = (self.moved - self.began) / (done - self.first_done)
+            left = pace * (total - done) - (now - self.moved)
             text += f", {max(left, 0.0) / 60:.0f} min left"
-        self.phase_text = text
-        self.bar.set_description(name if total else text, refresh=False)
-        if total:
-            self.bar.update(done - self.bar.n)
-
-    def _next_bar(self, name: str, done: int, total: int, unit: str) -> None:
-        """A new bar, without the old one's metrics; that of an earlier phase stays above it."""
-        self.bar.leave = bool(self.phase_began[0])
-        self.bar.close()
-        self.phase_has_length, self.shown = total > 0, {}
-        self.bar = (
-            _bar(total, done, f" {unit}", unit_scale=False, name=name)
-            if total
-            else _bar(self.total, self.at, " steps", unit_scale=True, name=name)
-        )
+        note("; ".join([text, *(f"{name} {value}" for name, value in self.shown.items())]))
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """The latest of a few metrics behind the bar; others are left out."""
@@ -133,7 +116,7 @@ class Progress:
                 self.shown[short] = f"{metrics[name]:.4g}"
         self.bar.set_postfix(self.shown, refresh=False)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(

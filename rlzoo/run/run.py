@@ -6,50 +6,49 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlzoo.core.algorithm import Curves, Film, Histogram, Picture, Report, ValueMap
 from rlzoo.core.messages import note
 from rlzoo.core.seeding import SELECT, TEST
-from rlzoo.core.types import (
-    NonFiniteError,
-    RlzooError,
-    State,
-    StorageError,
-    UsageError,
-)
+from rlzoo.core.types import NonFiniteError, RlzooError, State, StorageError, UsageError
 from rlzoo.envs.make import make_env, restore_class
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import RECORD, Logger, read_curve
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
-from rlzoo.run.build import build, source_of
+from rlzoo.run.build import Builder, close
 from rlzoo.run.config import RunConfig
-from rlzoo.run.evaluate import Evaluation, Stopped, evaluate, nobody, record_episode
+from rlzoo.run.evaluate import Evaluation, Stopped, evaluate, film_episode
 from rlzoo.run.loop import Hooks, Loop
-from rlzoo.run.progress import EpisodesPlayed, Progress
-
-Film = tuple[np.ndarray, float]  # frames_THWC uint8, frames per second
+from rlzoo.run.progress import EpisodesPlayed, ProgressBar
+from rlzoo.run.saved import agent_of, source_of
 
 
 class Run:
     """A run directory with the algorithm that lives in it, restored if it has a checkpoint."""
 
-    def __init__(self, config: RunConfig, directory: RunDir, stop: Callable[[], bool]) -> None:
-        # An env's restore class may have to be found out by experiment: once a run is enough.
-        env_config = replace(config.env, restore=restore_class(config.env, config.seed))
-        self.config = config = replace(config, env=env_config)
-        self.directory, self.stop = directory, stop
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDir,
+        stop: Callable[[], bool],
+        builder: Builder | None = None,
+    ) -> None:
+        self.config, self.directory, self.stop = config, directory, stop
         self.best_return: float | None = None
         self.best_clock = 0
         self.phase, self.lines_of_phase = "", 0
+        self.reported_clock = -1
         self.can_film = config.logger.videos and config.logger.tensorboard
         self.loop = Loop(
-            config.log_every_env_steps,
-            config.eval.every_env_steps,
-            config.save_every_env_steps,
+            config.log_every,
+            config.eval.every,
+            config.save_every,
             config.save_every_seconds,
         )
         found = checkpoint.newest(directory.checkpoints, note)
@@ -60,23 +59,24 @@ class Run:
             )
         # A resumed run has taken over what it needs of its source.
         source = None if found else source_of(config)
-        self.algorithm = build(config, directory.path, source)
+        builder = builder or Builder(config)
+        builder.check_spaces()
+        self.algorithm = builder.build(directory.path, source, partial(agent_of, config))
         self._logged: State | None = None
         if found:
             self._restore(*found)
             self._logged = found[1]["logger"]
+        else:
+            checkpoint.check(self.algorithm.state())
 
     def why_finished(self) -> str:
         """How to go on with a run that has no more to do; empty if it has."""
-        if not self.algorithm.done():
-            return ""
-        plain = "raise total_env_steps to go on"
-        return self.algorithm.to_go_on() if hasattr(self.algorithm, "to_go_on") else plain
+        return self.algorithm.how_to_continue() if self.algorithm.done() else ""
 
     def train(self) -> str:
         """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
         self.logger = self._open_logger()
-        self.progress = Progress(self.config.total_env_steps, self.algorithm.counters.clock)
+        self.progress = ProgressBar(self.algorithm.progress())
         hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self._advance)
         status, reason = "failed", ""
         try:
@@ -102,9 +102,7 @@ class Run:
         return logger
 
     def _advance(self, clock: int) -> None:
-        if hasattr(self.algorithm, "progress"):
-            self.progress.phase(*self.algorithm.progress())
-        self.progress.update(clock)
+        self.progress.update(self.algorithm.progress())
 
     def _restore(self, path: Path, state: State) -> None:
         self.algorithm.load(state["algorithm"])
@@ -123,8 +121,8 @@ class Run:
         self.lines_of_phase += 1
         # The first line is of the end of the phase before. Then ever more seldom, as a network's
         # view changes: lines 2, 4, 8, 16, ... of the phase.
-        if self.lines_of_phase.bit_count() == 1 and self.config.logger.tensorboard:
-            self._show_pictures(clock)
+        if self.lines_of_phase.bit_count() == 1:
+            self._report(clock)
 
     def save(self, clock: int) -> None:
         state = {
@@ -142,7 +140,7 @@ class Run:
 
         False if it was interrupted: then nothing has happened.
         """
-        if not self._has_policy():
+        if self.algorithm.policy is None:
             return True
         try:
             result = self.play_episodes(self.config.eval.episodes, SELECT)
@@ -157,25 +155,21 @@ class Run:
             "eval/length_mean_env_steps": float(np.mean(result.lengths)),
         }
         self.log(clock, metrics)
-        if self.config.logger.tensorboard:
+        self._report(clock)
+        if film is not None:
             self._show(clock, film)
-        for name, panels in getattr(self.algorithm, "figures", {}).items():
-            self._draw(clock, name, panels)
         if improved or result.mean == self.best_return:  # of equals the newest
             self.best_return, self.best_clock = result.mean, clock
             self.save(clock)
             checkpoint.mark_best(self.directory.checkpoints, checkpoint.step_name(clock))
         return True
 
-    def _has_policy(self) -> bool:
-        """Whether the algorithm's phases have come to a policy that can be evaluated."""
-        return getattr(self.algorithm, "has_policy", True)
-
     def play_episodes(
-        self, episodes: int, purpose: str, episode_over: Callable[[], None] = nobody
+        self, episodes: int, purpose: str, episode_over: Callable[[], None] = lambda: None
     ) -> Evaluation:
+        assert self.algorithm.policy is not None
         return evaluate(
-            self.algorithm,
+            self.algorithm.policy,
             self.config.env,
             episodes=episodes,
             num_envs=self.config.eval.num_envs,
@@ -185,11 +179,14 @@ class Run:
             episode_over=episode_over,
         )
 
+    # ---------------------------------------------------------------- reports
+
     def _film(self) -> Film | None:
-        """The first selection episode as frames; None for an env that cannot draw itself."""
+        """The first selection episode; None for an env that cannot draw itself."""
+        assert self.algorithm.policy is not None
         try:
-            frames_THWC, fps, _ = record_episode(
-                self.algorithm,
+            frames_THWC, fps, _ = film_episode(
+                self.algorithm.policy,
                 self.config.env,
                 run_seed=self.config.seed,
                 purpose=SELECT,
@@ -199,50 +196,57 @@ class Run:
             note(f"no films: {error}")
             self.can_film = False
             return None
-        return frames_THWC, fps
+        return Film("eval/episode", frames_THWC, fps)
 
-    def _show(self, clock: int, film: Film | None) -> None:
-        """Histograms, the value map of a table, and the film of a greedy episode."""
-        if hasattr(self.algorithm, "histograms"):
-            for name, array in self.algorithm.histograms().items():
-                self.logger.histogram(clock, name, array)
-        if hasattr(self.algorithm, "q_table"):
-            from rlzoo.run.plots import grid_of, value_map  # matplotlib takes half a second
+    def _report(self, clock: int) -> None:
+        """All that the algorithm has to show besides numbers, once for each clock."""
+        if clock == self.reported_clock:
+            return
+        self.reported_clock = clock
+        for report in self.algorithm.report():
+            self._show(clock, report)
 
-            env = make_env(self.config.env)
-            title = f"{clock:,} env steps"
-            picture_HWC = value_map(self.algorithm.q_table(), grid_of(env), title)
-            env.close()
-            self.logger.image(clock, "eval/value_map", picture_HWC)
-        if film is not None:
-            self.logger.video(clock, "eval/episode", *film)
-        self._show_pictures(clock)
+    def _show(self, clock: int, report: Report) -> None:
+        match report:
+            case Histogram(name, values):
+                self.logger.histogram(clock, name, values)
+            case Picture(name, image_HWC):
+                self.logger.image(clock, name, image_HWC)
+            case Film(name, frames_THWC, fps):
+                self.logger.video(clock, name, frames_THWC, fps)
+            case Curves(name, panels):
+                self._draw_curves(clock, name, panels)
+            case ValueMap(name, q_SA):
+                self._draw_values(clock, name, q_SA)
 
-    def _show_pictures(self, clock: int) -> None:
-        """What an algorithm with phases has to show of them."""
-        if hasattr(self.algorithm, "pictures"):
-            images, films = self.algorithm.pictures()
-            for name, picture_HWC in images.items():
-                self.logger.image(clock, name, picture_HWC)
-            for name, film in films.items():
-                self.logger.video(clock, name, *film)
-
-    def _draw(self, clock: int, name: str, panels: Mapping[str, Sequence[str]]) -> None:
-        """A figure that the algorithm asks for: its metrics so far, in panels side by side."""
-        from rlzoo.run.plots import metric_panels
+    def _draw_curves(self, clock: int, name: str, panels: Mapping[str, Sequence[str]]) -> None:
+        """Metrics so far, in panels side by side."""
+        from rlzoo.run.plots import metric_panels  # matplotlib takes half a second
 
         record = self.directory.path / RECORD
         curves = {
             title: {metric: read_curve(record, metric) for metric in metrics}
             for title, metrics in panels.items()
         }
-        self.logger.figure(clock, name, metric_panels(curves))
+        if any(curve is not None for panel in curves.values() for curve in panel.values()):
+            self.logger.figure(clock, name, metric_panels(curves))
+
+    def _draw_values(self, clock: int, name: str, q_SA: np.ndarray) -> None:
+        if not self.config.logger.tensorboard:
+            return
+        from rlzoo.run.plots import grid_of, value_map
+
+        with closing(make_env(self.config.env)) as env:
+            picture_HWC = value_map(q_SA, grid_of(env), f"{clock:,} env steps")
+        self.logger.image(clock, name, picture_HWC)
+
+    # ---------------------------------------------------------------- the end
 
     def _final_test(self) -> str:
         """Test the last and the best policy on seeds that neither training nor selection saw."""
         results: dict[str, Evaluation] = {}
         try:
-            if self._has_policy():
+            if self.algorithm.policy is not None:
                 results["last"] = self._test("last")
             best = checkpoint.best(self.directory.checkpoints)
             newest = checkpoint.step_name(self.algorithm.counters.clock)
@@ -279,13 +283,12 @@ class Run:
 
     def _progress_made(self) -> dict[str, int]:
         counters = self.algorithm.counters
-        offline = {"offline_updates": counters.offline_updates} if counters.offline_updates else {}
+        offline = {"offline_units": counters.offline_units} if counters.offline_units else {}
         return {"env_steps": counters.env_steps, **offline}
 
     def release(self) -> None:
         """Let go of envs and worker processes."""
-        self.algorithm.env.close()
-        getattr(self.algorithm, "close", lambda: None)()
+        close(self.algorithm)
 
     def _close(self, status: str, reason: str) -> None:
         if status != "stopped":
@@ -312,3 +315,12 @@ class Run:
             },
         )
         note(f"wrote {self.directory.path / 'diagnostics.json'}; checkpoints are left as they are")
+
+
+def with_restore_class(config: RunConfig) -> RunConfig:
+    """The same, with the env's restore class found out by experiment where it says `auto`.
+
+    It goes into config.yaml, so that no later reader finds another one.
+    """
+    env = replace(config.env, restore=restore_class(config.env, config.seed))
+    return replace(config, env=env)

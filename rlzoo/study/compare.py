@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlzoo.core.statistics import bootstrap_interval, iqm
 from rlzoo.core.types import RlzooError
 from rlzoo.io import files
 from rlzoo.io.logger import RECORD, read_curve
 from rlzoo.run import config as configuration
 from rlzoo.run.evaluate import text_table
+from rlzoo.run.statistics import bootstrap_interval, iqm
 
 if TYPE_CHECKING:
     from rlzoo.run.plots import Curve

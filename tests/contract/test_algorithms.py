@@ -16,8 +16,9 @@ from lamp import small_vision
 from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.population import Player
 from rlzoo.core import registry
+from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.seeding import TEST
-from rlzoo.core.types import Algorithm, NonFiniteError, UsageError
+from rlzoo.core.types import NonFiniteError, UsageError
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
@@ -222,7 +223,7 @@ def test_the_final_test_plays_one_policy_once(every, tests, tmp_path, monkeypatc
 
     monkeypatch.setattr("rlzoo.run.run.evaluate", heard)
     monkeypatch.setattr("rlzoo.run.progress.FILE_SECONDS", 0.0)  # a line for each of its episodes
-    words = ("total_env_steps=300", f"eval.every_env_steps={every}")
+    words = ("total_env_steps=300", f"eval.every={every}")
     run, _ = start(tiny("q_learning", words), tmp_path / "run")
     assert purposes.count(TEST) == tests, "the best policy is the last one, or it is not"
     assert outcome(run)[3].keys() == {"last", "best"}

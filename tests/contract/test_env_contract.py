@@ -18,12 +18,12 @@ from gymnasium.utils.env_checker import check_env
 
 import rlzoo
 from rlzoo.core.seeding import TRAIN, episode_seed
-from rlzoo.core.settings import read
 from rlzoo.core.types import Step
 from rlzoo.data.collector import Collector
 from rlzoo.envs.make import EnvConfig, find_spec, make_env, make_vector
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
+from rlzoo.run.strict import read
 
 FILES = sorted((Path(rlzoo.__file__).parents[1] / "conf" / "env").glob("*.yaml"))
 PRESETS = [path.stem for path in FILES if path.stem != "gym"]

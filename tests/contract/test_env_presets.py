@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import rlzoo
-from rlzoo.core.settings import read
 from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_env, make_vector
+from rlzoo.run.strict import read
 
 FILES = sorted((Path(rlzoo.__file__).parents[1] / "conf" / "env").glob("*.yaml"))
 PRESETS = [path.stem for path in FILES if path.stem != "gym"]

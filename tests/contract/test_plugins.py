@@ -15,7 +15,8 @@ from test_algorithms import StopAt, fingerprint, never, outcome, start
 
 from rlzoo.cli.main import main
 from rlzoo.core import registry
-from rlzoo.core.types import Algorithm, UsageError
+from rlzoo.core.algorithm import Algorithm
+from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
 from rlzoo.run.build import build, check_spaces
 from rlzoo.run.config import RunConfig

@@ -17,8 +17,8 @@ WORDS = {
     "q_learning": ["algo=q_learning", "env=cliffwalking"],
     "dqn": ["algo=dqn", "env=cartpole", "network.hidden=[16,16]"],
 }
-OFTEN = ["experiment=none", "logger=jsonl", "save_every_env_steps=64", "log_every_env_steps=128"]
-SELDOM = ["eval.every_env_steps=1500", "eval.episodes=2", "eval.test_episodes=3", "seed=7"]
+OFTEN = ["experiment=none", "logger=jsonl", "save_every=64", "log_every=128"]
+SELDOM = ["eval.every=1500", "eval.episodes=2", "eval.test_episodes=3", "seed=7"]
 MOST_RESTARTS = 400
 
 
@@ -108,10 +108,10 @@ WORLD = [
     *[
         "total_env_steps=99999",
         "logger=jsonl",
-        "eval.every_env_steps=99999",
+        "eval.every=99999",
         "eval.test_episodes=2",
     ],
-    *["log_every_env_steps=1", "save_every_env_steps=100", "save_every_seconds=1"],
+    *["log_every=1", "save_every=100", "save_every_seconds=1"],
     *["algo.collect.episodes=60", "algo.vision.epochs=2", "algo.vision.block_updates=1"],
     *["algo.memory.epochs=20", "algo.memory.block_updates=1", "algo.controller.generations=25"],
     "algo.controller.evaluate_every_generations=10",

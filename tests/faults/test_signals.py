@@ -17,7 +17,7 @@ from rlzoo.run.stop import StopSignal
 
 GRACE_SECONDS = 10  # what batch systems give between SIGTERM and SIGKILL, at the least
 RUN = ["algo=q_learning", "env=cliffwalking", "experiment=none", "logger.tensorboard=false"]
-QUICK = ["eval.episodes=2", "eval.test_episodes=2", "log_every_env_steps=128"]
+QUICK = ["eval.episodes=2", "eval.test_episodes=2", "log_every=128"]
 FOREVER = 10**9
 # An env that says when it is stepped, and never comes back from its 50th step.
 HANGING_ENV = """
@@ -71,7 +71,7 @@ def test_a_signal_in_training_saves_and_the_run_goes_on(tmp_path, number, code):
 
 def test_a_signal_in_an_evaluation_does_it_again_on_resume(tmp_path):
     run = tmp_path / "run"
-    words = [*RUN, *QUICK, f"run_dir={run}", "total_env_steps=256", "eval.every_env_steps=128"]
+    words = [*RUN, *QUICK, f"run_dir={run}", "total_env_steps=256", "eval.every=128"]
     command = Command(tmp_path, *words, f"eval.episodes={10**6}")
     command.until(lambda: metrics(run))  # logged at 128, and evaluated right after
     time.sleep(0.2)
@@ -116,8 +116,8 @@ def test_the_second_signal_quits_at_once(tmp_path):
 
 
 def test_kill_and_resume_shows_every_step_once(tmp_path):
-    words = [*RUN, "total_env_steps=60_000", "log_every_env_steps=640", "eval.episodes=2"]
-    words += ["eval.test_episodes=2", "eval.every_env_steps=20_000", "save_every_env_steps=3000"]
+    words = [*RUN, "total_env_steps=60_000", "log_every=640", "eval.episodes=2"]
+    words += ["eval.test_episodes=2", "eval.every=20_000", "save_every=3000"]
     straight, run = tmp_path / "straight", tmp_path / "run"
     one = Command(tmp_path, *words, f"run_dir={straight}")
     killed = Command(tmp_path, *words, f"run_dir={run}")
@@ -135,7 +135,7 @@ def test_kill_and_resume_shows_every_step_once(tmp_path):
 
 def test_killed_before_the_first_checkpoint_starts_over(tmp_path):
     run = tmp_path / "run"
-    words = [*RUN, *QUICK, f"save_every_env_steps={FOREVER}", "total_env_steps=20_000"]
+    words = [*RUN, *QUICK, f"save_every={FOREVER}", "total_env_steps=20_000"]
     command = Command(tmp_path, *words, f"run_dir={run}")
     command.until(lambda: len(metrics(run)) > 2)
     command.send(signal.SIGKILL)

@@ -89,7 +89,7 @@ def test_eight_jobs_one_fails_and_is_mended(folder, capfd):
 @pytest.mark.parametrize("hasty", [False, True], ids=["once", "twice"])
 def test_ctrl_c_ends_the_jobs_and_leaves_them_resumable(folder, hasty):
     (folder / "hours").touch()
-    words = [*BASE, *MOODY, "seed=0,1,2", "save_every_env_steps=128", "eval.every_env_steps=9999"]
+    words = [*BASE, *MOODY, "seed=0,1,2", "save_every=128", "eval.every=9999"]
     command = [sys.executable, "-m", "rlzoo", "-m", "--jobs", "2", "--name", "long", *words]
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True

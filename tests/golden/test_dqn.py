@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.dqn import DQN, DQNConfig
-from rlzoo.core.types import Setup
+from rlzoo.core.algorithm import Setup
 from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.nets.encoders import vector_encoder

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from rlzoo.algos.gail.as_printed import Defects, GAILAsPrinted, GAILAsPrintedConfig
 from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.ppo import PPOConfig
-from rlzoo.core.types import NonFiniteError, Setup
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.types import NonFiniteError
 from rlzoo.demonstrations.files import DemonstrationsConfig, encode
 from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.recording import record

@@ -13,7 +13,8 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.core.types import Setup, UsageError
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig

@@ -19,7 +19,8 @@ from rlzoo.algos.tabular import (
     TableLearner,
     state_encoder,
 )
-from rlzoo.core.types import NonFiniteError, Setup, UsageError
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.types import NonFiniteError, UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rlzoo.algos.bc import BC, split
 from rlzoo.cli import main as cli
+from rlzoo.core.parts import module_state
 from rlzoo.core.types import DataError
 from rlzoo.demonstrations.files import encode
 from rlzoo.demonstrations.recording import record
@@ -25,7 +26,6 @@ from rlzoo.envs.make import EnvConfig
 from rlzoo.nets.actor_critic import ActorCritic, DiagonalGaussian
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.nets.policy import Policy
-from rlzoo.nets.state import module_state
 from rlzoo.run import config as configuration
 from rlzoo.run.build import build
 from rlzoo.run.evaluate import evaluate

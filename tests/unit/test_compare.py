@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlzoo.core.statistics import bootstrap_interval, iqm
+from rlzoo.run.statistics import bootstrap_interval, iqm
 from rlzoo.study.compare import compare, find_runs, read_run
 
 

@@ -206,8 +206,8 @@ def test_every_size_in_tiny_is_a_setting_somewhere():
 def test_values_keep_their_types():
     words = ["algo=q_learning", "env=cliffwalking", "total_env_steps=1e3", "algo.alpha=1"]
     words += ["env.kwargs={is_slippery: true}", "output_dir='a b'", "logger.tensorboard=false"]
-    config = compose([*words, "save_every_env_steps=200_000"])
-    assert (config.total_env_steps, config.save_every_env_steps) == (1000, 200_000)
+    config = compose([*words, "save_every=200_000"])
+    assert (config.total_env_steps, config.save_every) == (1000, 200_000)
     assert isinstance(config.algo.alpha, float)
     assert config.env.kwargs == {"is_slippery": True}
     assert (config.output_dir, config.logger.tensorboard) == ("a b", False)

@@ -13,8 +13,9 @@ from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
 from rlzoo.algos.world_models.mixture import split_mixture
 from rlzoo.algos.world_models.noise import BLOCK_STEPS, EpisodeNoise, normal, uniform
 from rlzoo.algos.world_models.vae import VAE
+from rlzoo.core.algorithm import Setup
 from rlzoo.core.seeding import TRAIN, episode_seed, numpy_generator, torch_seed
-from rlzoo.core.types import NonFiniteError, Setup
+from rlzoo.core.types import NonFiniteError
 from rlzoo.nets.encoders import vector_encoder
 from rlzoo.nets.mlp import NetworkConfig
 

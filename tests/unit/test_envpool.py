@@ -18,12 +18,12 @@ pytest.importorskip("envpool")
 
 import rlzoo
 from rlzoo.core.seeding import SELECT, TRAIN, episode_seed
-from rlzoo.core.settings import read
 from rlzoo.core.types import DataError, EnvError, NonFiniteError, UsageError
 from rlzoo.envs.batch import GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.make import EnvConfig, make_episode_batch, make_vector
 from rlzoo.envs.process_batch import ProcessEpisodes
+from rlzoo.run.strict import read
 
 CAR = partial(make_pool, "CarRacing-v3", threads=1, max_episode_steps=7)
 POLE = partial(make_pool, "CartPole-v1", threads=1)

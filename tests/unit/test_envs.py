@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from rlzoo.core.seeding import SELECT, TEST, TRAIN
-from rlzoo.core.settings import read
 from rlzoo.core.types import UsageError
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_vector, restore_class
 from rlzoo.envs.restore import probe_restore
+from rlzoo.run.strict import read
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
-from rlzoo.core.settings import defaults, read
-from rlzoo.core.statistics import bootstrap_interval
+from rlzoo.core.settings import defaults
 from rlzoo.core.types import UsageError
 from rlzoo.envs.episodes import RestoreClass
 from rlzoo.envs.make import EnvConfig
@@ -26,6 +25,8 @@ from rlzoo.run.evaluate import (
     prepare_headless_drawing,
     record_episode,
 )
+from rlzoo.run.statistics import bootstrap_interval
+from rlzoo.run.strict import read
 
 
 class Lottery(gymnasium.Env[np.ndarray, int]):

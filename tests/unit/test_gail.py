@@ -18,7 +18,8 @@ from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.gail.transitions import Transitions
 from rlzoo.algos.ppo import PPOConfig
 from rlzoo.algos.trpo import TRPOConfig
-from rlzoo.core.types import DataError, NonFiniteError, Setup, UsageError
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.types import DataError, NonFiniteError, UsageError
 from rlzoo.demonstrations.files import DemonstrationsConfig, encode
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv

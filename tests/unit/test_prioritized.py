@@ -12,10 +12,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlzoo.core.settings import read
 from rlzoo.core.types import DataError, NonFiniteError, Step
 from rlzoo.data.prioritized import PrioritizedReplay, SumTree
 from rlzoo.data.replay import Replay, ReplayConfig
+from rlzoo.run.strict import read
 
 ALPHA, BETA0, EPS = 0.6, 0.4, 1e-3
 

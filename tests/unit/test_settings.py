@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlzoo.core import settings
-from rlzoo.core.settings import defaults, nearest, plain, read, setting
+from rlzoo.core.settings import defaults, nearest, plain, setting
 from rlzoo.core.types import UsageError
+from rlzoo.run.strict import read
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.core import statistics
-from rlzoo.core.statistics import bootstrap_interval, iqm, summary
+from rlzoo.run import statistics
+from rlzoo.run.statistics import bootstrap_interval, iqm, summary
 
 samples = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 

@@ -19,10 +19,10 @@ pytest.importorskip("vizdoom")
 import yaml
 
 import rlzoo
-from rlzoo.core.settings import read
 from rlzoo.envs.make import EnvConfig, make_env
 from rlzoo.envs.zoo.frames import frames64
 from rlzoo.envs.zoo.takecover import TakeCover
+from rlzoo.run.strict import read
 
 ROOT = Path(rlzoo.__file__).parents[1]
 

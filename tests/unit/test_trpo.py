@@ -17,7 +17,8 @@ from torch.distributions import Independent, Normal
 from rlzoo.algos.on_policy import Samples
 from rlzoo.algos.ppo import PPO, PPOConfig
 from rlzoo.algos.trpo import TRPO, TRPOConfig
-from rlzoo.core.types import NonFiniteError, Setup
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.types import NonFiniteError
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.losses.trust_region import (
     conjugate_gradients,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
+from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.core.types import DataError, NonFiniteError
 from rlzoo.nets import update
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.mlp import MLP
-from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
 
 

@@ -19,12 +19,13 @@ from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
 from rlzoo.algos.world_models.executor import finished
 from rlzoo.algos.world_models.population import Share
 from rlzoo.algos.world_models.worker import Recipe, make_player
-from rlzoo.core.settings import read
-from rlzoo.core.types import Algorithm, DataError, Setup, Source, State, UsageError
+from rlzoo.core.algorithm import Algorithm, Setup, Source
+from rlzoo.core.types import DataError, State, UsageError
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_episode_batch
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.io import checkpoint
+from rlzoo.run.strict import read
 
 LAMP = EnvConfig(id="lamp:Lamp-v0", restore="replay")
 

@@ -159,7 +159,7 @@ def events(run: Path) -> EventAccumulator:
     ],
 )
 def test_a_phase_alone_leaves_its_record_however_short_it_is(runs, tmp_path, phase, scalar, images):
-    words = [f"from={runs}/wm", f"algo.phases=[{phase}]", "log_every_env_steps=9999"]
+    words = [f"from={runs}/wm", f"algo.phases=[{phase}]", "log_every=9999"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
     seen = events(tmp_path / "run")
     assert scalar in seen.Tags()["scalars"] and sorted(seen.Tags()["images"]) == images
@@ -207,7 +207,7 @@ def test_at_a_terminal_each_phase_has_a_bar_that_comes_to_its_end(
 
 
 def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
-    words = [*TINY, "log_every_env_steps=9999", "eval.every_env_steps=9999"]
+    words = [*TINY, "log_every=9999", "eval.every=9999"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
     seen = events(tmp_path / "run")
     steps = {name: [event.step for event in seen.Images(name)] for name in seen.Tags()["images"]}
@@ -228,7 +228,7 @@ def test_all_phases_of_a_run_are_shown_at_their_ends(runs, tmp_path):
 
 
 def test_a_phase_is_shown_ever_more_seldom_and_at_its_end(runs, tmp_path):
-    words = [*TINY, "log_every_env_steps=1", "eval.every_env_steps=9999"]
+    words = [*TINY, "log_every=1", "eval.every=9999"]
     words += ["algo.phases=[collect,vision]", "algo.vision.block_updates=1", "algo.vision.epochs=4"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
     seen = events(tmp_path / "run")
@@ -243,7 +243,7 @@ def test_a_phase_is_shown_ever_more_seldom_and_at_its_end(runs, tmp_path):
 
 def test_a_run_without_a_controller_is_not_tested(runs, tmp_path, capsys):
     """Playing episodes with a C that nobody searched would only take time."""
-    words = [*TINY, "algo.phases=[collect,vision]", "eval.every_env_steps=1"]
+    words = [*TINY, "algo.phases=[collect,vision]", "eval.every=1"]
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
     captured = capsys.readouterr()
     assert "no test: its phases have made no policy" in captured.err and not captured.out
@@ -286,7 +286,7 @@ def test_a_missing_package_is_told_before_hours_of_work(tmp_path, capsys, monkey
 
 @pytest.mark.parametrize(("phase", "after"), [(VisionPhase, 2), (MemoryPhase, 1)])
 def test_a_nan_in_v_or_m_leaves_the_last_good_checkpoint(runs, tmp_path, monkeypatch, phase, after):
-    words = [*TINY, "save_every_env_steps=1", "algo.vision.block_updates=1"]
+    words = [*TINY, "save_every=1", "algo.vision.block_updates=1"]
     words += ["algo.memory.block_updates=1", "algo.vision.epochs=4", "algo.memory.epochs=4"]
     kept: dict[Path, bytes] = {}
     loss, run = phase.loss, tmp_path / "run"

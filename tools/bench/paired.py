@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rlzoo.core.types import Algorithm
+from rlzoo.core.algorithm import Algorithm
 from rlzoo.run.loop import Hooks, Loop
 
 

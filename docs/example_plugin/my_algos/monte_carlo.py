@@ -9,7 +9,8 @@ from gymnasium.spaces import Discrete
 from rlzoo.core import registry
 from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, Metrics, Setup, State, Step, UsageError
+from rlzoo.core.types import Counters, Metrics, State, Step, UsageError
+from rlzoo.core.algorithm import Setup
 from rlzoo.data.collector import Collector
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlzoo.algos.gail.discriminator import logit_network
-from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
+from rlzoo.algos.gail.discriminator import DiscriminatorConfig, logit_network
+from rlzoo.algos.gail.gail import GAIL, GAILConfig
 from rlzoo.algos.gail.transitions import Features, Transitions
 from rlzoo.algos.on_policy import OnPolicy
 from rlzoo.core.settings import setting
@@ -60,9 +60,9 @@ class ShapedDiscriminator:
         acting = ~absorbing_B
         log_prob_B1[acting, 0] = self.generator.log_prob(obs_B[acting], action_B[acting])
         parts = (
-            self.features.pair(obs_B, action_B, absorbing_B),
-            self.features.state(obs_B, absorbing_B),
-            self.features.state(next_obs_B, terminated_B),
+            self.features.pair_rows(obs_B, action_B, absorbing_B),
+            self.features.obs_rows(obs_B, absorbing_B),
+            self.features.obs_rows(next_obs_B, terminated_B),
             log_prob_B1,
         )
         return torch.from_numpy(np.concatenate(parts, axis=1))

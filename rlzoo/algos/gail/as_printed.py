@@ -12,9 +12,10 @@ Shape suffixes: T steps of a rollout, B minibatch, A dimensions of an action, F 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -22,20 +23,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlzoo.algos.gail.gail import GAIL
+from rlzoo.algos.gail.gail import CURVES
 from rlzoo.algos.gail.losses import discriminator_loss, imitation_reward
-from rlzoo.core.seeding import TRAIN, generator_state, load_generator, numpy_generator, torch_seed
+from rlzoo.core.algorithm import Algorithm, Reactive, Report, Setup, Sources
+from rlzoo.core.seeding import TRAIN, numpy_generator, torch_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, Metrics, NonFiniteError, Setup, State, UsageError
+from rlzoo.core.types import Counters, Metrics, NonFiniteError, Record, UsageError
 from rlzoo.data.normalize import ObsNormalizer
-from rlzoo.demonstrations.files import DemonstrationsConfig, chosen
+from rlzoo.demonstrations.files import DemonstrationsConfig
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.make import make_env
 from rlzoo.losses.policy_gradient import normalized_advantages
 from rlzoo.losses.returns import generalized_advantages
 from rlzoo.nets.actor_critic import HALF_LOG_TAU
-from rlzoo.nets.state import load_module, module_state
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,23 @@ class Discriminator(nn.Module):
         return logit_B.sigmoid() if self.defects.double_sigmoid else logit_B
 
 
-class GAILAsPrinted:
+@dataclass
+class Tally(Record):
+    rollouts: int = 0
+    return_: float = 0.0  # of the running episode, so far
+    last_return: float = 0.0
+
+
+class GAILAsPrinted(Algorithm):
     """A rollout, the discriminator's update on it and, every third time, the agent's."""
 
-    needs = ()
-    figures: ClassVar = GAIL.figures
-
     def __init__(self, config: GAILAsPrintedConfig, setup: Setup) -> None:
+        assert setup.envs is not None
         self.config, self.setup, self.env = config, setup, setup.env
-        self.counters = Counters()
-        make = partial(make_env, setup.env_config)
+        self.total_env_steps = setup.total_env_steps
+        self.counters, self.tally = Counters(), Tally()
+        self.policy = Reactive(self.act)
+        make = setup.envs.make
         self.own_env = EpisodeEnv(
             (lambda: NeverReset(make())) if config.defects.never_resets else make,
             run_seed=setup.seed,
@@ -162,11 +169,21 @@ class GAILAsPrinted:
         }
         self.normalizer = None if config.defects.normalizes_nothing else ObsNormalizer((num_obs,))
         self.rng = numpy_generator(setup.seed, "as printed")
-        self.rollouts = 0
-        self.return_ = self.last_return = 0.0
+        self.parts: dict[str, Any] = {
+            "network": self.network,
+            "discriminator": self.discriminator,
+            "optimizers": self.optimizers,
+            "env": self.own_env,
+            "rng": self.rng,
+            "tally": self.tally,
+        }
+        if self.normalizer is not None:
+            self.parts["normalizer"] = self.normalizer
+        self.policy_parts = tuple(n for n in ("network", "normalizer") if n in self.parts)
 
     @staticmethod
-    def check(run: Any) -> None: ...
+    def sources(config: GAILAsPrintedConfig) -> Sources:
+        return Sources(demonstrations=config.demonstrations)
 
     @staticmethod
     def check_spaces(
@@ -181,7 +198,9 @@ class GAILAsPrinted:
     @cached_property
     def expert(self) -> Demonstrations:
         """Read when first needed: a trained agent acts without."""
-        return chosen(self.config.demonstrations)
+        assert self.setup.demonstrations is not None
+        demonstrations: Demonstrations = self.setup.demonstrations()
+        return demonstrations
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         action_BA = self._sampled(obs_B) if explore else self._mean(obs_B)
@@ -208,8 +227,8 @@ class GAILAsPrinted:
     def step(self) -> Metrics:
         rollout = self._rollout()
         metrics = self._update_discriminator(rollout["obs"], rollout["action"])
-        self.rollouts += 1
-        if not self.config.defects.wastes_rollouts or self.rollouts % 3 == 0:
+        self.tally.rollouts += 1
+        if not self.config.defects.wastes_rollouts or self.tally.rollouts % 3 == 0:
             metrics |= self._update_agent(rollout)
         if self.normalizer is not None:
             self.normalizer.update(rollout["obs"])
@@ -227,10 +246,10 @@ class GAILAsPrinted:
             if defects.time_limit_is_terminal:
                 terminated, truncated = terminated or truncated, False
             rows.append((obs, action, next_obs, terminated, truncated))
-            self.return_ += reward
+            self.tally.return_ += reward
             if terminated or truncated:
                 self.counters.episodes += 1
-                self.last_return, self.return_ = self.return_, 0.0
+                self.tally.last_return, self.tally.return_ = self.tally.return_, 0.0
         self.counters.env_steps += len(rows)
         names = ("obs", "action", "next_obs", "terminated", "truncated")
         columns = zip(*rows, strict=True)
@@ -345,54 +364,10 @@ class GAILAsPrinted:
 
     def gauges(self) -> dict[str, float]:
         return {
-            "rollout/return_mean": self.last_return,
+            "rollout/return_mean": self.tally.last_return,
             "rollout/episodes": float(self.counters.episodes),
             "train/updates": float(self.counters.updates),
         }
 
-    def done(self) -> bool:
-        return self.counters.env_steps >= self.setup.total_env_steps
-
-    def state(self) -> State:
-        return {
-            "counters": self.counters.state(),
-            **self.policy_state(),
-            "discriminator": module_state(self.discriminator),
-            "optimizers": {name: _state_of(o) for name, o in self.optimizers.items()},
-            "env": self.own_env.state(),
-            "rng": generator_state(self.rng),
-            "rollouts": self.rollouts,
-            "returns": [self.return_, self.last_return],
-        }
-
-    def load(self, state: State) -> None:
-        self.load_policy(state)
-        self.counters.load(state["counters"])
-        load_module(self.discriminator, state["discriminator"])
-        for name, optimizer in self.optimizers.items():
-            _load(optimizer, state["optimizers"][name])
-        self.own_env.load(state["env"])
-        load_generator(self.rng, state["rng"])
-        self.rollouts = state["rollouts"]
-        self.return_, self.last_return = state["returns"]
-
-    def policy_state(self) -> State:
-        state: State = {"network": module_state(self.network)}
-        if self.normalizer is not None:
-            state["normalizer"] = self.normalizer.state()
-        return state
-
-    def load_policy(self, state: State) -> None:
-        load_module(self.network, state["network"])
-        if self.normalizer is not None:
-            self.normalizer.load(state["normalizer"])
-
-
-def _state_of(optimizer: torch.optim.Optimizer) -> State:
-    moments = optimizer.state_dict()["state"]
-    return {str(k): {n: t.clone() for n, t in of_one.items()} for k, of_one in moments.items()}
-
-
-def _load(optimizer: torch.optim.Optimizer, state: State) -> None:
-    moments = {int(k): {n: torch.as_tensor(t) for n, t in o.items()} for k, o in state.items()}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    def report(self) -> Iterable[Report]:
+        yield CURVES

@@ -120,7 +120,7 @@ class Features:
         if self.statistics is not None:
             self.statistics.update(obs_B.reshape(len(obs_B), -1))
 
-    def state(self, obs_B: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
+    def obs_rows(self, obs_B: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
         """Rows [B, num_obs + 1]: the observation, and whether it is the absorbing state."""
         row_BF = self.encode_obs(torch.from_numpy(obs_B[~absorbing_B])).numpy()
         if self.statistics is not None:
@@ -128,13 +128,15 @@ class Features:
             row_BF = ((row_BF - self.statistics.mean) * scale).clip(-CLIP, CLIP)
         return _flagged(row_BF, absorbing_B)
 
-    def pair(self, obs_B: np.ndarray, action_B: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
+    def pair_rows(
+        self, obs_B: np.ndarray, action_B: np.ndarray, absorbing_B: np.ndarray
+    ) -> np.ndarray:
         """Rows [B, num_pair]: action, observation, and whether it is the absorbing state."""
         action_BA = self.encode_action(torch.from_numpy(action_B[~absorbing_B])).numpy()
         action_BA = _flagged(action_BA, absorbing_B)[:, :-1]
-        return np.concatenate([action_BA, self.state(obs_B, absorbing_B)], axis=1)
+        return np.concatenate([action_BA, self.obs_rows(obs_B, absorbing_B)], axis=1)
 
-    def save(self) -> State:
+    def state(self) -> State:
         return {} if self.statistics is None else self.statistics.state()
 
     def load(self, state: State) -> None:

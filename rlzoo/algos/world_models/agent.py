@@ -36,10 +36,11 @@ from rlzoo.algos.world_models.worker import (
     make_senses,
     to_frames,
 )
+from rlzoo.core.algorithm import Setup
+from rlzoo.core.parts import module_state
 from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
-from rlzoo.core.types import FINISHED, Counters, Metrics, Setup, State
+from rlzoo.core.types import FINISHED, Counters, Metrics, State
 from rlzoo.envs.make import make_episode_batch
-from rlzoo.nets.state import module_state
 
 OFFLINE = ("vision", "encode", "memory", "imitate")  # their units count as offline updates
 LEARNING = ("vision", "memory", "controller")  # ... as updates

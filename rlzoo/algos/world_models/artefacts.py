@@ -23,8 +23,8 @@ from rlzoo.algos.world_models.config import MADE_WITH, NEEDS, WorldModelsConfig
 from rlzoo.algos.world_models.dream import Beginnings
 from rlzoo.algos.world_models.frame_store import FrameStore
 from rlzoo.algos.world_models.phases import Phase
+from rlzoo.core.parts import load_module
 from rlzoo.core.types import DataError, State, UsageError
-from rlzoo.nets.state import load_module
 
 STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
 NETWORKS = {"vision": "vae", "memory": "rnn"}

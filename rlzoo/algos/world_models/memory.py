@@ -27,11 +27,11 @@ from rlzoo.algos.world_models.phases import Films, Images
 from rlzoo.algos.world_models.pictures import decoded, grid, spread
 from rlzoo.algos.world_models.vae import VAE, sample
 from rlzoo.algos.world_models.vision import check_same_data
+from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
 from rlzoo.core.settings import setting
 from rlzoo.core.types import DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
-from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
 
 SHOWN = 10  # predictions in a picture

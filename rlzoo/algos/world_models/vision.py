@@ -19,11 +19,11 @@ from rlzoo.algos.world_models.phases import Images
 from rlzoo.algos.world_models.pictures import GREY, decoded, grid, spread
 from rlzoo.algos.world_models.vae import FRAME_SIZE, VAE, as_images, has_bf16
 from rlzoo.algos.world_models.vae_loss import vae_loss
+from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
 from rlzoo.core.settings import setting
 from rlzoo.core.types import DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
-from rlzoo.nets.state import load_module, module_state
 from rlzoo.nets.update import GradientStep
 
 SHOWN = 10  # frames in a picture of reconstructions

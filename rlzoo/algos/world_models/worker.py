@@ -19,10 +19,10 @@ from rlzoo.algos.world_models.memory import make_rnn
 from rlzoo.algos.world_models.population import Player, SeenEpisodes, Senses, columns
 from rlzoo.algos.world_models.vae import FRAME_SIZE, VAE
 from rlzoo.algos.world_models.vision import make_vae
+from rlzoo.core.parts import load_module
 from rlzoo.core.types import UsageError
 from rlzoo.envs.batch import EpisodeBatch
 from rlzoo.envs.zoo.frames import SHOWN_ROWS, frames64
-from rlzoo.nets.state import load_module
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""A run directory as everyone but its own training reads it: settings, checkpoints, agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlzoo.core import registry
+from rlzoo.core.algorithm import Algorithm, Memory, Policy, Source, Sources
+from rlzoo.core.messages import note, warn
+from rlzoo.core.types import State, UsageError
+from rlzoo.envs.make import make_env
+from rlzoo.envs.play import ROWS, act_in_rows
+from rlzoo.io import checkpoint, migrations
+from rlzoo.io.run_dir import RunDir, latest
+from rlzoo.run import config as configuration
+from rlzoo.run.build import build, close
+from rlzoo.run.config import RunConfig
+
+OUTPUTS = Path("outputs")
+
+
+class SavedRun:
+    """A run by its directory, or 'latest': the one below `outputs` that started last.
+
+    `which` checkpoint speaks for it: 'best' (where there is none, the last), or 'last'. UsageError
+    for what is no run directory, DataError for one that cannot be read.
+    """
+
+    def __init__(
+        self, path: str | Path, *, checkpoint: str = "best", outputs: Path = OUTPUTS
+    ) -> None:
+        if checkpoint not in ("best", "last"):
+            raise UsageError(f"checkpoint: got '{checkpoint}', expected best or last")
+        if str(path) == "latest":
+            path = latest(outputs)
+            note(f"latest is {path}")
+        self.directory = RunDir.open(Path(path))
+        self.which = checkpoint
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What config.yaml says, in the names of this version; not checked yet."""
+        file = self.path / "config.yaml"
+        text = file.read_text(errors="replace")
+        return migrations.settings(configuration.load_yaml(text, str(file)))
+
+    def config(self, words: Sequence[str] = ()) -> RunConfig:
+        """The checked settings, with overrides on top such as `env.kwargs.gravity=-12`."""
+        registry.load_plugins(self.settings.get("plugins") or ())
+        return configuration.branched(self.settings, words)
+
+    def newest(self) -> tuple[Path, State]:
+        found = checkpoint.newest(self.directory.checkpoints, note)
+        if found is None:
+            raise UsageError(f"{self.path}: has no checkpoint yet")
+        return found
+
+    def checkpoint(self) -> tuple[Path, State]:
+        """The checkpoint that speaks for the run, and its state."""
+        best = checkpoint.best(self.directory.checkpoints) if self.which == "best" else None
+        if best is not None:
+            note(f"{best.name} (best on the selection seeds)")
+            return best, checkpoint.load(best)
+        found = self.newest()
+        note(f"{found[0].name} (last)")
+        return found
+
+    def algorithm(self, words: Sequence[str] = ()) -> Algorithm:
+        """The algorithm with the policy of that checkpoint; the caller closes it."""
+        return with_policy(self.config(words), self.checkpoint()[1])
+
+    def policy(self) -> PlayingPolicy:
+        """What acts, for a program of one's own."""
+        return PlayingPolicy(self.algorithm(), self.path)
+
+    def make_env(self, render_mode: str | None = None) -> Any:
+        """The run's env, as a plain gymnasium env."""
+        return make_env(self.config().env, render_mode=render_mode)
+
+    def __repr__(self) -> str:
+        return f"SavedRun('{self.path}')"
+
+
+def with_policy(config: RunConfig, state: State) -> Algorithm:
+    """The algorithm of some settings with the policy of a checkpoint."""
+    # Episodes are shown in the env itself, on the CPU: what trained may not be here.
+    env = replace(config.env, backend="sync", num_envs=1)
+    algorithm = build(replace(config, env=env, device="cpu"))
+    algorithm.load_policy(state["algorithm"])
+    return algorithm
+
+
+def acting_policy(algorithm: Algorithm, where: Path) -> Policy:
+    """The policy of a loaded algorithm; UsageError where its phases have made none."""
+    if algorithm.policy is None:
+        raise UsageError(f"{where}: has no policy yet: its phases have made none")
+    return algorithm.policy
+
+
+def sources_of(config: RunConfig) -> Sources:
+    algorithm_class: type[Algorithm] = registry.get("algo", config.algo.name)[0]
+    return algorithm_class.sources(config.algo)
+
+
+def source_of(config: RunConfig) -> Source | None:
+    """The run that a new one builds on, if its settings name one."""
+    path = sources_of(config).run
+    if not path:
+        return None
+    run = SavedRun(path)
+    theirs = (run.settings.get("env") or {}).get("kwargs") or {}
+    ours = config.env.kwargs or {}
+    for key in sorted({*theirs, *ours}):
+        here, there = (kwargs.get(key, "not set") for kwargs in (ours, theirs))
+        if here != there:
+            warn(f"env.kwargs.{key}: {here} here, {there} in {run.path}")
+    return Source(run.path, run.newest()[1]["algorithm"])
+
+
+def agent_of(config: RunConfig) -> Algorithm:
+    """The newest policy of the run that is imitated; the caller closes it."""
+    run = SavedRun(sources_of(config).agent)
+    return with_policy(replace(run.config(), threads=config.threads), run.newest()[1])
+
+
+def check_agent(config: RunConfig) -> None:
+    """Refuse another run's agent that cannot be imitated, before hours have gone by."""
+    if sources_of(config).agent:
+        algorithm_class: type[Algorithm] = registry.get("algo", config.algo.name)[0]
+        agent = agent_of(config)
+        algorithm_class.check_agent(config.algo, config.env.id, agent)
+        close(agent)
+
+
+class PlayingPolicy:
+    """A trained policy: `action = policy(obs)`, with `policy.reset()` at an episode's start.
+
+    It takes one observation, or a batch of them, as the env gives them, and carries a memory from
+    call to call. Actions are greedy, and exactly those of `evaluate`.
+    """
+
+    def __init__(self, algorithm: Algorithm, where: Path) -> None:
+        self._policy = acting_policy(algorithm, where)
+        self._space = algorithm.env.observation_space
+        self._memory: Memory | None = None
+        close(algorithm)
+
+    def reset(self) -> None:
+        """Forget: an episode begins."""
+        self._memory = None
+
+    def __call__(self, obs: Any) -> Any:
+        """The action for an observation, or an array of actions for a batch [B, ...]."""
+        obs = np.asarray(obs, dtype=self._space.dtype)
+        shape = self._space.shape or ()
+        is_single = obs.shape == shape
+        if not is_single and obs.shape[1:] != shape:
+            raise UsageError(
+                f"policy: got observations {obs.shape}, expected {shape}, or a batch of them"
+            )
+        obs_B = obs[None] if is_single else obs
+        if self._memory is None:
+            self._memory = self._policy.initial(len(obs_B))
+        actions, memories = [], []
+        for first in range(0, len(obs_B), ROWS):
+            rows = slice(first, first + ROWS)
+            memory_B = tuple(part_B[rows] for part_B in self._memory)
+            action_B, memory_B = act_in_rows(self._policy, obs_B[rows], memory_B, explore=False)
+            actions.append(action_B)
+            memories.append(memory_B)
+        self._memory = tuple(map(np.concatenate, zip(*memories, strict=True)))
+        action_B = np.concatenate(actions)
+        return action_B[0] if is_single else action_B
