@@ -275,9 +275,12 @@ class TableLearner(Algorithm):
                 actions.append(row.index(max(row)))
         return np.array(actions) + self.first_action
 
+    def q_table(self) -> np.ndarray:
+        """The action values acted on, [states, actions]."""
+        return np.array([self.action_values(state) for state in range(self.num_states)])
+
     def report(self) -> Iterable[Report]:
-        """The action values acted on."""
-        q_SA = np.array([self.action_values(state) for state in range(self.num_states)])
+        q_SA = self.q_table()
         yield Histogram("q_table", q_SA)
         yield ValueMap("eval/value_map", q_SA)
 
