@@ -50,6 +50,7 @@ class Worker:
         self.pipe, there = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_work, args=(there, *inherited), daemon=True)
         self._made, self._seconds = False, START_SECONDS
+        self._deadline = time.monotonic() + START_SECONDS
         resource_tracker.ensure_running()  # started later, it would let the signals through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_PARENT)
         try:
@@ -60,14 +61,13 @@ class Worker:
         # Not among the process's arguments: those are written to a pipe whose other end is open
         # here, too, so that a worker that dies before it has read them would be waited for in vain.
         self._send(make)
-        self._allow(START_SECONDS)
 
     def ask(self, method: str, *arguments: Any, seconds: float) -> None:
         """Of its server; the time-out begins once that is made, and anew with a sign of life."""
-        self._seconds = seconds
         self._send((method, arguments))
+        self._seconds = seconds
         if self._made:
-            self._allow(seconds)
+            self._deadline = time.monotonic() + seconds
 
     def receive(self, wait_seconds: float = 0.0) -> list[Any] | None:
         """[the answer], or None: not yet. What came in time counts, however late it is read.
@@ -78,7 +78,8 @@ class Worker:
             if not self.pipe.poll(wait_seconds):
                 if time.monotonic() < self._deadline:
                     return None
-                raise WorkerLost(f"no sign of life within {self._allowed:g} seconds")
+                seconds = self._seconds if self._made else START_SECONDS
+                raise WorkerLost(f"no sign of life within {seconds:g} seconds")
             answer: list[Any] | RlzooError | None = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(LEAVE_SECONDS)
@@ -86,8 +87,9 @@ class Worker:
             raise WorkerLost(f"the worker process died (exit code {code})") from None
         if isinstance(answer, RlzooError):
             raise answer
-        self._made = True
-        self._allow(self._seconds)
+        if answer is None:
+            self._made = True
+            self._deadline = time.monotonic() + self._seconds
         return answer
 
     def answer(self) -> Any:
@@ -96,12 +98,11 @@ class Worker:
             pass
         return answer[0]
 
-    def _allow(self, seconds: float) -> None:
-        self._allowed, self._deadline = seconds, time.monotonic() + seconds
-
     def _send(self, message: Any) -> None:
-        with suppress(OSError):  # it is dead; waiting for its answer finds out
+        try:  # noqa: SIM105 - `suppress` costs 3 calls, at each step of a vector env
             self.pipe.send(message)
+        except OSError:  # it is dead; waiting for its answer finds out
+            pass
 
 
 def end(workers: list[Worker], patience_seconds: float = LEAVE_SECONDS) -> None:

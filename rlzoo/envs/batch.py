@@ -99,8 +99,12 @@ class GymEpisodes:
 
     def _checked(self, i: int, what: str, check: SpaceCheck, value: Any) -> Any:
         """The value in its space's own type."""
-        with faults_as(partial(self._error, i), f"{what}: "):
+        try:
             value = check.coerced(value)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._error(i, f"{what}: {cause(error)}") from error
         if not check.values(value):
             kind = EnvError if np.isfinite(value).all() else NonFiniteError
             raise self._error(i, f"{what}: {check.fault(value)}", kind)

@@ -31,6 +31,7 @@ from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, State, UsageE
 from rlzoo.envs.checks import SpaceCheck, describe
 
 Env = gymnasium.Env[Any, Any]
+BOOLS = (bool, np.bool_)
 RestoreClass = Literal["replay", "settle", "rebuild", "restart"]
 
 
@@ -87,6 +88,8 @@ class EpisodeEnv:
         try:
             obs, reward, terminated, truncated, _ = self._step(action)
             reward = float(reward)
+            if terminated.__class__ is not bool or truncated.__class__ is not bool:
+                terminated, truncated = ends(terminated, truncated)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -95,9 +98,6 @@ class EpisodeEnv:
             obs = self._coerced_observation(obs)
         if not isfinite(reward):
             raise self.error(f"reward: got {reward}, expected a finite number", NonFiniteError)
-        if terminated.__class__ is not bool or truncated.__class__ is not bool:
-            with faults_as(self.error):
-                terminated, truncated = ends(terminated, truncated)
         self.obs = obs
         return obs, reward, terminated, truncated
 
@@ -165,8 +165,12 @@ class EpisodeEnv:
         self.seed = episode_seed(self.run_seed, self.purpose, self.env_index, episode_index)
         self._actions: list[Any] = []
         self.over = False
-        with faults_as(self.error, "reset: "):
+        try:
             obs, _ = self.env.reset(seed=self.seed)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.error(f"reset: {cause(error)}") from error
         if not self._obs_form(obs):
             obs = self._coerced_observation(obs)
         if not self.obs_check.values(obs):
@@ -174,13 +178,19 @@ class EpisodeEnv:
         self.obs = obs
 
     def _coerced_observation(self, obs: Any) -> Any:
-        with faults_as(self.error, "observation: "):
+        try:
             return self.obs_check.coerced(obs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.error(f"observation: {cause(error)}") from error
 
     def _own_action(self, action: Any) -> Any:
         """A checked action that stays as it is, even if the caller reuses its array."""
-        with faults_as(self.error, "action: "):
+        try:
             action = self.action_check.coerced(action)
+        except EnvError as error:
+            raise self.error(f"action: {error}") from error
         if not self.action_check.values(action):
             raise self.action_error(action)
         return copy(action)
@@ -214,7 +224,7 @@ def made(make: Callable[[], Env], who: str) -> Env:
 
 
 @contextmanager
-def faults_as(error: Callable[[str], RlzooError], what: str = "") -> Iterator[None]:
+def faults_as(error: Callable[[str], RlzooError], what: str) -> Iterator[None]:
     """Whatever is raised inside, but for an interrupt, becomes `error(what and its cause)`."""
     try:
         yield
@@ -227,7 +237,9 @@ def faults_as(error: Callable[[str], RlzooError], what: str = "") -> Iterator[No
 def ends(terminated: Any, truncated: Any) -> tuple[bool, bool]:
     """Both as Python's bools; an EnvError for what is neither a bool nor one of NumPy's."""
     for name, value in (("terminated", terminated), ("truncated", truncated)):
-        if np.shape(value) != () or np.asarray(value).dtype != bool:
+        if not isinstance(value, BOOLS) and (
+            not isinstance(value, np.ndarray) or value.shape or value.dtype != bool
+        ):
             raise EnvError(f"{name}: got {describe(value)}, expected a bool")
     return bool(terminated), bool(truncated)
 

@@ -112,20 +112,17 @@ class Crew:
             raise EnvError("env workers: already closed")
         for w, worker in enumerate(self.workers):
             worker.ask(method, *arguments[w : w + 1], seconds=seconds)
-        return [
-            self._answer(worker, envs, what)
-            for worker, envs in zip(self.workers, self.slices, strict=True)
-        ]
-
-    def _answer(self, worker: Worker, envs: slice, what: str) -> Any:
+        answers: list[Any] = []
         try:
-            return worker.answer()
+            for worker in self.workers:
+                answers.append(worker.answer())
         except RlzooError as error:
-            where = self._suspect(envs, self.shared.step)
+            where = self._suspect(self.slices[len(answers)], self.shared.step)
             end(self.workers, 0)
             if isinstance(error, WorkerError):
                 raise EnvError(f"{where}: {what}{error}") from error
             raise
+        return answers
 
     def close(self) -> None:
         """Close the envs and end the workers; a second call does nothing.
