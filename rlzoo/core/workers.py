@@ -105,7 +105,7 @@ class Worker:
             pass
 
 
-def end(workers: list[Worker], patience_seconds: float = LEAVE_SECONDS) -> None:
+def end(workers: list[Worker], patience_seconds: float) -> None:
     """End the workers, and empty the list; who has not left by itself in time is killed."""
     for worker in workers:
         worker.pipe.close()
@@ -118,9 +118,9 @@ def end(workers: list[Worker], patience_seconds: float = LEAVE_SECONDS) -> None:
     workers.clear()
 
 
-def end_with(owner: object, workers: list[Worker]) -> None:
+def end_with(owner: object, workers: list[Worker], patience_seconds: float) -> None:
     """End the workers when their owner is collected, or when the interpreter exits."""
-    Finalize(owner, end, (workers,), exitpriority=1)
+    Finalize(owner, end, (workers, patience_seconds), exitpriority=1)
 
 
 def portable(error: BaseException) -> RlzooError:

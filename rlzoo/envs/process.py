@@ -93,7 +93,7 @@ class Crew:
             slice(num_envs * w // count, num_envs * (w + 1) // count) for w in range(count)
         ]
         self.workers: list[Worker] = []
-        end_with(self, self.workers)
+        end_with(self, self.workers, LEAVE_SECONDS)
         for envs in self.slices:
             self.workers.append(Worker(partial(make_server, envs), memory))
 
@@ -132,7 +132,7 @@ class Crew:
         if self.workers:
             self.await_rewards()
             self.ask("close", seconds=LEAVE_SECONDS, what="close: ")
-            end(self.workers)
+            end(self.workers, LEAVE_SECONDS)
 
 
 def spaces_of(make: Callable[[], Env], who: str) -> Spaces:

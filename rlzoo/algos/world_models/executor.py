@@ -95,7 +95,7 @@ class ProcessExecutor:
     def __init__(self, make: Callable[[], Worker], *, workers: int, timeout_seconds: float) -> None:
         self._make, self._timeout_seconds = partial(_Server, make), timeout_seconds
         self._workers: list[processes.Worker] = []
-        end_with(self, self._workers)
+        end_with(self, self._workers, 0)  # they have nothing to save
         self._busy: dict[processes.Worker, int] = {}  # with which share
         self._waiting: deque[int] = deque()
         for _ in range(workers):
@@ -148,8 +148,9 @@ class ProcessExecutor:
         end([worker], 0)
 
     def close(self) -> None:
-        """End the workers, who have nothing to save; a second call does nothing."""
+        """End the workers; a second call does nothing."""
         end(self._workers, 0)
+        self._busy.clear()
 
 
 class _Server:
