@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlzoo.cli.options import taken
-from rlzoo.core import registry
 from rlzoo.core.messages import note
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import RlzooError, UsageError
@@ -174,8 +173,8 @@ def _saved(which: str, words: list[str]) -> SavedRun:
 def list_everything(words: list[str]) -> int:
     """The options of each config group, or of those named, one line each."""
     chosen, options = taken(words, ("plugins",))
-    plugins = options.get("plugins", "").strip("[]").split(",")
-    registry.load_plugins(name for name in plugins if name)
+    named = options.get("plugins", "").strip("[]").split(",")
+    plugins.load_plugins(name for name in named if name)
     groups = configuration.groups()
     for group in chosen:
         if group not in groups:

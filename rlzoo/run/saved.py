@@ -18,6 +18,7 @@ from rlzoo.envs.make import make_env
 from rlzoo.io import checkpoint, migrations
 from rlzoo.io.run_dir import RunDir, latest
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.build import build, close
 from rlzoo.run.config import RunConfig
 
@@ -55,7 +56,7 @@ class SavedRun:
 
     def config(self, words: Sequence[str] = ()) -> RunConfig:
         """The checked settings, with overrides on top such as `env.kwargs.gravity=-12`."""
-        registry.load_plugins(self.settings.get("plugins") or ())
+        plugins.load_plugins(self.settings.get("plugins") or ())
         return configuration.branched(self.settings, words)
 
     def newest(self) -> tuple[Path, State]:

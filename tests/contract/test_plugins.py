@@ -18,6 +18,7 @@ from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.build import build
 from rlzoo.run.config import RunConfig
 from rlzoo.run.run import Run
@@ -32,7 +33,7 @@ def example_plugin(monkeypatch):
     """The example can be imported here, and is forgotten after each test."""
     monkeypatch.syspath_prepend(DOCS / "example_plugin")
     monkeypatch.setattr(registry, "_ENTRIES", copy.deepcopy(registry._ENTRIES))
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [])
+    monkeypatch.setattr(plugins, "conf_dirs", [])
     yield
     for name in [name for name in sys.modules if name.split(".")[0] == "my_algos"]:
         del sys.modules[name]

@@ -14,12 +14,13 @@ from rlzoo.core import registry
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 
 
 @pytest.fixture(autouse=True)
 def fresh_registry(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", copy.deepcopy(registry._ENTRIES))
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [])
+    monkeypatch.setattr(plugins, "conf_dirs", [])
 
 
 @pytest.mark.parametrize("kind", ["algo", "network", "replay"])
