@@ -19,7 +19,7 @@ from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup, 
 from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, UsageError
-from rlzoo.data.episode_statistics import EpisodeStatistics
+from rlzoo.data.collector import EpisodeStatistics
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
 MAX_TABLE_ENTRIES = 50_000_000

@@ -14,6 +14,7 @@ from rlzoo.core.messages import note
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.stop import StopSignal
 
 if TYPE_CHECKING:

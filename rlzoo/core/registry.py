@@ -20,7 +20,7 @@ class Entry:
     """Where what is registered and its settings dataclass live ('module:attribute' each).
 
     An algo is a `types.Algorithm`; a network makes an encoder from an observation space
-    (rlzoo/nets/encoders.py); a replay has `build(config, obs_space, action_space, num_envs)`.
+    (rlzoo/nets/mlp.py); a replay has `build(config, obs_space, action_space, num_envs)`.
     """
 
     target: str
@@ -47,7 +47,7 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "airl": Entry("rlzoo.algos.gail.airl:AIRL", "rlzoo.algos.gail.airl:AIRLConfig"),
     },
     "network": {
-        "mlp": Entry("rlzoo.nets.encoders:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),
+        "mlp": Entry("rlzoo.nets.mlp:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),
         "nature_cnn": Entry("rlzoo.nets.cnn:image_encoder", "rlzoo.nets.mlp:NetworkConfig"),
     },
     "replay": {

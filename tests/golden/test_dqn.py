@@ -16,8 +16,7 @@ from rlzoo.algos.dqn import DQN, DQNConfig
 from rlzoo.core.algorithm import Network, Setup
 from rlzoo.data.replay import Replay
 from rlzoo.envs.make import EnvConfig, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):

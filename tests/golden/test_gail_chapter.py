@@ -32,8 +32,7 @@ from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.recording import record
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.make import EnvConfig, MoreEnvs, make_env, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 torch.set_num_threads(1)
 LIMIT, STEPS, LR, LN2 = 8, 64, 3e-4, math.log(2)

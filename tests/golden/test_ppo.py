@@ -16,8 +16,7 @@ from rlzoo.algos.ppo import PPO, PPOConfig
 from rlzoo.core.algorithm import Network, Setup
 from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):

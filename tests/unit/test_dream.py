@@ -16,8 +16,7 @@ from rlzoo.algos.world_models.vae import VAE
 from rlzoo.core.algorithm import Setup
 from rlzoo.core.seeding import TRAIN, episode_seed, numpy_generator, torch_seed
 from rlzoo.core.types import NonFiniteError
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 Z, A, H, K = 3, 2, 5, 4
 ACTIONS = spaces.Box(-1, 1, (A,), np.float32)

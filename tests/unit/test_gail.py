@@ -25,8 +25,7 @@ from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.sync import SyncVectorEnv
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 from rlzoo.run.config import compose, plain, with_overrides
 
 torch.set_num_threads(1)

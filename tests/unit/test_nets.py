@@ -7,11 +7,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlzoo.algos.dqn import QNetwork
 from rlzoo.core import registry
 from rlzoo.core.seeding import torch_seed
 from rlzoo.core.types import UsageError
 from rlzoo.nets.mlp import MLP, NetworkConfig
-from rlzoo.nets.q_network import QNetwork
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SPACES = {

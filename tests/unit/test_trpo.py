@@ -29,8 +29,7 @@ from rlzoo.losses.trust_region import (
 )
 from rlzoo.nets.actor_critic import Categorical, DiagonalGaussian, StateDependentGaussian
 from rlzoo.nets.cnn import image_encoder
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 ENGINES = spaces.Box(-1, 1, (2,), np.float32)
 
