@@ -21,7 +21,8 @@ from numpy.lib import format as npy
 from rlzoo.core.types import DataError
 from rlzoo.demonstrations import formats as demonstration_formats
 from rlzoo.demonstrations import npz
-from rlzoo.demonstrations.trajectories import Demonstrations, check_fits, load
+from rlzoo.demonstrations.files import load
+from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 
 STEPS, TRAJECTORIES, FEATURES, ACTIONS = 30, 3, 4, 2
 PLANE = spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
@@ -457,7 +458,7 @@ def test_foreign_files(path):
 PROBE = r"""
 import json, re, sys, time
 from rlzoo.demonstrations import npz
-from rlzoo.demonstrations.trajectories import load
+from rlzoo.demonstrations.files import load
 from rlzoo.core.types import DataError
 
 def mebibytes(name):
