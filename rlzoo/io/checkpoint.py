@@ -34,9 +34,11 @@ from rlzoo.io.encoding import (
     require,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 # From schema n to n + 1. A schema without an entry cannot be read any more.
-MIGRATIONS: dict[int, Callable[[State], State]] = {}
+MIGRATIONS: dict[int, Callable[[State], State]] = {
+    1: lambda state: state,  # its tensors come back as arrays; 2 tells them apart
+}
 
 POLICY_ONLY = "exported"  # a key of states that can act but not be trained on
 
@@ -93,7 +95,7 @@ def save(
 
 
 def load(path: Path) -> State:
-    """The state of one checkpoint, every byte verified; tensors come back as numpy arrays.
+    """The state of one checkpoint, every byte verified; tensors come back on the CPU.
 
     DataError with one line that names the file when anything is corrupt, foreign or hostile.
     """
