@@ -81,8 +81,12 @@ def read(path: Path, *, size: int | None = None, limit: int | None = None) -> by
     is opened); StorageError when reading fails.
     """
     try:
-        with open(open_regular(path), "rb") as file:
-            actual = os.fstat(file.fileno()).st_size
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise DataError(f"{path}: not a regular file")
+        # The flags hold the check above against a swap of the file in between.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            actual = os.fstat(descriptor).st_size
             if size is not None and actual != size:
                 raise DataError(f"{path}: corrupt: {actual} bytes, expected {size}")
             if limit is not None and actual > limit:
@@ -93,18 +97,6 @@ def read(path: Path, *, size: int | None = None, limit: int | None = None) -> by
         raise DataError(f"{path}: missing") from error
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file with; DataError for a link, FIFO or device, unopened."""
-    mode = os.lstat(path).st_mode
-    if stat.S_ISLNK(mode):
-        target = os.readlink(path)
-        raise DataError(f"{path}: not a regular file but a symbolic link to {target}")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: not a regular file")
-    # The flags hold the checks above against a swap of the file in between.
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def require_memory(size: int, where: Path) -> None:

@@ -119,7 +119,7 @@ def test_any_population(population):
 
 
 # Of the plain values that are saved, those that are known to decide what comes next.
-STRATEGY = ("mean", "sigma", "pc", "countiter", "pop_injection_directions", "mean_after_tell")
+STRATEGY = ("mean", "mean_old", "sigma", "pc", "countiter")
 PARTS = {
     ("full", "tpa"): (*STRATEGY, "ps", "s", "C", "B.T", "D", "count_tell", "last_update"),
     ("full", "csa"): ("ps",),
@@ -216,7 +216,7 @@ def test_a_nan_is_not_learnt_from():
     assert es.generation == 5
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.filterwarnings("ignore:.* encountered in")
 def test_an_error_names_what_was_not_finite():
     es = strategy("full", "tpa")
     learn(es, 5)
@@ -224,7 +224,7 @@ def test_an_error_names_what_was_not_finite():
     params_PN[2, 7] = np.inf
     with pytest.raises(NonFiniteError, match="generation 5: a parameter of a member is inf"):
         es.tell(params_PN, np.zeros(12))
-    es = CMAES(5, CMAESConfig(population=8, sigma0=1e300), seed=3)
+    es = CMAES(5, CMAESConfig(population=8, sigma0=1e300, step_size="csa"), seed=3)
     with pytest.raises(NonFiniteError, match="a parameter of a member is"):  # it has diverged
         for _ in range(200):
             params_PN = es.ask()

@@ -133,22 +133,22 @@ class CMAES:
         """To be taken between `tell` and `ask`."""
         state: State = {"rested": self._rested, "rng": generator_state(self._rng)}
         for name, part in self._parts().items():
-            # The strategy's own matrices are copies of its parts' and the last generation.
-            max_axes = 1 if name == "strategy" else 2
             numbers = {k: v for k, v in _numbers(part).items() if v != self._new[name].get(k)}
-            state[name] = numbers | _arrays(part, max_axes)
+            # The strategy's own matrices are copies of its parts' and the last generation.
+            state[name] = numbers | _arrays(part, max_axes=1 if name == "strategy" else 2)
         return state
 
     def load(self, state: State) -> None:
-        """Go on where `state` was taken."""
         self._begin()
         self._rested = state.get("rested", 0)  # older runs never did
         es = self._es
         es.ask()  # starts its clock
         for name, part in self._parts().items():
             for key, value in state[name].items():
-                _restore(part, key, value)
-        if "mean_after_tell" not in state["strategy"] and es.countiter:  # an older run's
+                if isinstance(value, np.ndarray):
+                    value = np.array(value).T if key.endswith(_COLUMNS) else np.array(value)
+                setattr(part, key.removesuffix(_COLUMNS), value)
+        if es.countiter:  # what the last `tell` left; older runs have none of it in their state
             es.mean_after_tell = es.mean.copy()
             if es.mean_shift_samples:
                 es.pop_injection_directions = [es.mean - es.mean_old, es.mean_old - es.mean]
@@ -167,36 +167,23 @@ class CMAES:
         return {"strategy": es, "step_size": es.adapt_sigma, "covariance": shape}
 
 
-def _public(part: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(part).items() if not name.startswith("_")}
-
-
 def _numbers(part: Any) -> State:
+    """Public numbers of a part, as Python's own."""
     return {
         name: value.item() if isinstance(value, np.number) else value
-        for name, value in _public(part).items()
-        if isinstance(value, bool | int | float | np.number)
+        for name, value in vars(part).items()
+        if name[0] != "_" and isinstance(value, bool | int | float | np.number)
     }
 
 
 def _arrays(part: Any, max_axes: int) -> State:
-    """Copies of its vectors, lists of vectors and, with two axes, matrices."""
+    """Copies of the public vectors and matrices of a part."""
     arrays: State = {}
-    for name, value in _public(part).items():
-        if type(value) is list and all(isinstance(item, np.ndarray) for item in value):
-            arrays[name] = [item.copy() for item in value]
-        elif isinstance(value, np.ndarray) and 0 < value.ndim <= max_axes:
+    for name, value in vars(part).items():
+        if name[0] != "_" and isinstance(value, np.ndarray) and 0 < value.ndim <= max_axes:
             is_transposed = value.ndim == 2 and value.T.flags.c_contiguous
             arrays[name + _COLUMNS * is_transposed] = np.array(value.T if is_transposed else value)
     return arrays
-
-
-def _restore(part: Any, key: str, value: Any) -> None:
-    if isinstance(value, list):
-        value = [np.array(item) for item in value]
-    elif isinstance(value, np.ndarray):
-        value = np.array(value).T if key.endswith(_COLUMNS) else np.array(value)
-    setattr(part, key.removesuffix(_COLUMNS), value)
 
 
 def _strategy(start_N: np.ndarray, config: CMAESConfig, rng: np.random.Generator) -> Any:
