@@ -111,12 +111,12 @@ def act_alone() -> tuple[int, float]:
 def parts():
     """V, M and C of the paper's sizes, untrained."""
     from gymnasium import spaces
-
     from rlzoo.algos.world_models.controller_net import Controller
+    from rlzoo.algos.world_models.worker import to_frames
+
     from rlzoo.algos.world_models.memory import MemoryConfig, make_rnn
     from rlzoo.algos.world_models.population import Senses
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
-    from rlzoo.algos.world_models.worker import to_frames
 
     space = spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
     senses = Senses(
@@ -156,9 +156,9 @@ def dream(task: str, num_envs: int) -> tuple[int, float]:
 
 def vision(precision: str) -> Measurement:
     import torch
-
     from rlzoo.algos.world_models.vae import as_images
     from rlzoo.algos.world_models.vae_loss import vae_loss
+
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
     from rlzoo.nets.adam import Adam
     from rlzoo.nets.update import GradientStep
