@@ -37,7 +37,7 @@ NEEDS = {  # what must be chosen with an option so that the whole can work
     **{("env", f"car_racing{backend}"): None for backend in ("", "_fast", "_envpool")},  # images
     ("env", "takecover"): ["algo=ppo"],
     ("network", "nature_cnn"): None,  # no env with stacks of frames
-    ("experiment", "car_racing_world_models_second_turn"): [
+    ("experiment", "world_models_car_racing_iterative"): [
         f"algo.source={CONF_DIR.parent / 'outputs/pretrained/car_racing_world_models_best'}",
         "algo.vision.latent_size=32",  # as the source's, also where debug=tiny
         "algo.memory.hidden_size=256",
@@ -47,8 +47,7 @@ NAMED_OTHERWISE = (  # after what they reproduce, or how they explore
     "gail_chapter",
     "gail_chapter_as_printed",
     "ppo_hopper_bullet_gaussian",
-    "takecover_world_models",
-    *(name for name in EXPERIMENTS if name.startswith("car_racing_world_models")),
+    *(name for name in EXPERIMENTS if name.startswith("world_models_car_racing")),
 )
 PACKAGES = dict.fromkeys(BULLET, "pybullet")
 PACKAGES |= {"car_racing_envpool": "envpool"}
