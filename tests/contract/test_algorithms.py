@@ -57,6 +57,7 @@ VARIANTS = [
             "algo.memory.reward_head=true",
             "algo.controller.train_in=dream",
             "algo.controller.max_dream_steps=20",
+            "algo.controller.generations=100",
             "algo.controller.num_envs=1",
         ),
     ),

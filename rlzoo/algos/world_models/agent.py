@@ -341,8 +341,7 @@ class WorldModels(Algorithm):
         return ", or ".join(ways) or "so are all its phases"
 
     def gauges(self) -> dict[str, float]:
-        phase = self._phase or self._ended  # at its end it is logged, too
-        of_phase = phase.gauges() if phase is not None else {}
+        of_phase = self._phase.gauges() if self._phase is not None else {}
         return {"train/updates": float(self.counters.updates), **of_phase}
 
     def report(self) -> Iterable[Report]:
