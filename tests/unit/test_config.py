@@ -13,7 +13,7 @@ from rlzoo.core import registry
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
-from rlzoo.run.build import build, check_spaces, source_of
+from rlzoo.run.build import Builder, build
 from rlzoo.run.config import (
     CONF_DIR,
     compose,
@@ -24,6 +24,7 @@ from rlzoo.run.config import (
     with_overrides,
 )
 from rlzoo.run.run import Run
+from rlzoo.run.saved import source_of
 
 FILES = [(file.parent.name, file.stem) for file in sorted(CONF_DIR.glob("*/*.yaml"))]
 EXPERIMENTS = groups()["experiment"]
@@ -80,14 +81,13 @@ def test_every_file_composes_and_makes_a_step(group, option):
         skip_without_its_package(option)
     if words is None:
         with pytest.raises(UsageError):
-            check_spaces(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
             build(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
         return
     config = compose([*words, *(["debug=tiny"] if group != "debug" else [])])
     if config.env.name in PACKAGES:
         pytest.importorskip(PACKAGES[config.env.name])
     assert from_mapping(yaml.safe_load(configuration.to_yaml(config))) == config
-    algorithm = build(with_demonstrations(config), source=source_of(config))
+    algorithm = Builder(with_demonstrations(config)).build(source=source_of(config))
     algorithm.step()
     algorithm.env.close()
 
@@ -106,7 +106,7 @@ def test_experiments_are_named_after_what_they_choose(name):
     package = PACKAGES.get(config.env.name)
     if package is not None:
         pytest.importorskip(package)
-    check_spaces(config)
+    Builder(config).check_spaces()
 
 
 @pytest.mark.parametrize("name", ["dqn_cartpole", "q_learning_cliffwalking"])
@@ -118,6 +118,17 @@ def test_experiments_run_through_when_tiny(name, tmp_path):
 
 
 # --- presets, and who wins -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", ["car_racing_fast", "car_racing_envpool"])
+def test_a_preset_for_the_env_under_a_shorter_name_is_pointed_out(env):
+    notes: list[str] = []
+    config = compose(["algo=world_models", f"env={env}"], note=notes.append)
+    assert notes == [f"no preset for env={env}; there is experiment=world_models_car_racing"]
+    assert config.algo.collect.episodes == 10_000, "it is not used"
+    notes.clear()
+    compose(["algo=world_models", f"env={env}", "experiment=none"], note=notes.append)
+    assert not notes
 
 
 def test_tuned_preset_is_used_and_noted():
