@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlzoo.algos.world_models import vae
+from rlzoo.algos.world_models import models
 
 
 class Lamp(gymnasium.Env[np.ndarray, Any]):
@@ -49,7 +49,7 @@ gymnasium.register("Lamp-v0", entry_point=Lamp, max_episode_steps=9)
 def small_vision() -> Iterator[None]:
     """Within the block, a new V has a thousandth of its parameters."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae, "ENCODER_LAYERS", ((4, 4), (4, 4), (4, 4), (8, 4)))
-        patch.setattr(vae, "DECODER_LAYERS", ((8, 5), (4, 5), (4, 6), (3, 6)))
-        patch.setattr(vae, "FEATURES", 32)
+        patch.setattr(models, "ENCODER_LAYERS", ((4, 4), (4, 4), (4, 4), (8, 4)))
+        patch.setattr(models, "DECODER_LAYERS", ((8, 5), (4, 5), (4, 6), (3, 6)))
+        patch.setattr(models, "FEATURES", 32)
         yield

@@ -56,7 +56,8 @@ def schema_1(state: State) -> State:
     algorithm = state.get("algorithm")
     if not isinstance(algorithm, dict):
         return state
-    return {**state, "algorithm": _algorithm(algorithm)}
+    agent = {"agent": algorithm["imitated"]} if algorithm.get("imitated") else {}  # world_models
+    return {**state, **agent, "algorithm": _algorithm(algorithm)}
 
 
 def _algorithm(state: State) -> State:
@@ -82,6 +83,6 @@ def _algorithm(state: State) -> State:
         rollouts = state.pop("rollouts")
         state["tally"] = {"rollouts": rollouts, "return_": return_, "last_return": last_return}
     if isinstance(about := state.get("artefacts", {}).get("about"), dict):  # world_models
-        about = {**about, "env": env_id(str(about.get("env")))}
+        about = {**about, "env": str(about.get("env")).rpartition(":")[2]}
         state["artefacts"] = {**state["artefacts"], "about": about}
     return state

@@ -170,7 +170,8 @@ def _silent(line: str) -> None: ...
 def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent) -> RunConfig:
     """The checked configuration for the words of a command line, or a one-line UsageError.
 
-    Where there is a tuned preset <algo>_<env> and no experiment is named, it is used and noted.
+    Where there is a tuned preset <algo>_<env> and no experiment is named, it is used and noted. One
+    for the same env under a shorter name (car_racing for car_racing_fast) is only pointed out.
     """
     overrides = parse(words)
     for override in overrides:
@@ -178,9 +179,13 @@ def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent)
             raise UsageError(f"'{override.word}' is a sweep: put -m before it")
     chosen = {o.key: o.value for o in overrides if o.is_group}
     preset = f"{chosen.get('algo', 'dqn')}_{chosen.get('env', 'cartpole')}"
-    if "experiment" not in chosen and preset in groups().get("experiment", ()):
+    presets = groups().get("experiment", []) if "experiment" not in chosen else []
+    if preset in presets:
         note(f"using experiment={preset} (experiment=none turns it off)")
         return _compose([*overrides, *parse([f"experiment={preset}"])])
+    for name in presets:
+        if preset.startswith(f"{name}_"):
+            note(f"no preset for env={chosen['env']}; there is experiment={name}")
     try:
         return _compose(overrides)
     except UsageError as error:

@@ -83,7 +83,9 @@ class ProgressBar:
 
     def update(self, progress: Progress) -> None:
         """Take over where the algorithm stands."""
-        if progress.phase != self.progress.phase:
+        has_begun = self.progress.total == 0 and progress.total > 0  # now its length is known
+        if progress.phase != self.progress.phase or has_begun:
+            self.bar.leave = self.progress.total > 0
             self.bar.update(self.progress.total - self.bar.n)  # a phase ends at 100 %
             self.bar.close()
             self.shown = {}

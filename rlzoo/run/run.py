@@ -61,7 +61,12 @@ class Run:
         source = None if found else source_of(config)
         builder = builder or Builder(config)
         builder.check_spaces()
-        self.algorithm = builder.build(directory.path, source, partial(agent_of, config))
+        # Needed late: where the run was started, its path may have been a relative one.
+        agent = (found and found[1].get("agent")) or builder.sources.agent
+        self.agent = str(Path(agent).absolute()) if agent else ""
+        self.algorithm = builder.build(
+            directory.path, source, partial(agent_of, config, self.agent)
+        )
         self._logged: State | None = None
         if found:
             self._restore(*found)
@@ -131,6 +136,7 @@ class Run:
             "logger": self.logger.state(),
             "best_return": self.best_return,
             "best_env_steps": self.best_clock,  # the name that older checkpoints have
+            **({"agent": self.agent} if self.agent else {}),
         }
         keep = self.config.keep_checkpoints
         checkpoint.save(self.directory.checkpoints, clock, state, keep_last=keep)

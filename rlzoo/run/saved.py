@@ -127,17 +127,17 @@ def source_of(config: RunConfig) -> Source | None:
     return Source(run.path, run.newest()[1]["algorithm"])
 
 
-def agent_of(config: RunConfig) -> Algorithm:
+def agent_of(config: RunConfig, path: str | Path) -> Algorithm:
     """The newest policy of the run that is imitated; the caller closes it."""
-    run = SavedRun(sources_of(config).agent)
+    run = SavedRun(path)
     return with_policy(replace(run.config(), threads=config.threads), run.newest()[1])
 
 
 def check_agent(config: RunConfig) -> None:
     """Refuse another run's agent that cannot be imitated, before hours have gone by."""
-    if sources_of(config).agent:
+    if path := sources_of(config).agent:
         algorithm_class: type[Algorithm] = registry.get("algo", config.algo.name)[0]
-        agent = agent_of(config)
+        agent = agent_of(config, path)
         algorithm_class.check_agent(config.algo, config.env.id, agent)
         close(agent)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rlzoo.cli.main import main
-from rlzoo.core import registry
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
 from rlzoo.run.config import CONF_DIR
@@ -254,7 +253,7 @@ HOSTILE = [
 def test_hostile_option_of_a_plugin(folder, capsys, monkeypatch, text):
     (folder / "algo").mkdir()
     (folder / "algo" / "hostile.yaml").write_text(text)
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [folder])
+    monkeypatch.setattr(plugins, "conf_dirs", [folder])
     assert main(["algo=hostile", "env=cliffwalking"]) == 64
     one_error_line(capsys)
     assert not (folder / "canary").exists()
@@ -265,7 +264,7 @@ def test_harmless_option_of_a_plugin_is_read(folder, monkeypatch):
     """The control: the file of the test above is found and used."""
     (folder / "algo").mkdir()
     (folder / "algo" / "hostile.yaml").write_text("name: q_learning\ngamma: 0.5\n")
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [folder])
+    monkeypatch.setattr(plugins, "conf_dirs", [folder])
     assert configuration.compose(["algo=hostile", "env=cliffwalking"]).algo.gamma == 0.5
 
 

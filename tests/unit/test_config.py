@@ -38,7 +38,7 @@ NEEDS = {  # what must be chosen with an option so that the whole can work
     **{("env", f"car_racing{backend}"): None for backend in ("", "_fast", "_envpool")},  # images
     ("env", "takecover"): ["algo=ppo"],
     ("network", "nature_cnn"): None,  # no env with stacks of frames
-    ("experiment", "car_racing_world_models_second_turn"): [
+    ("experiment", "world_models_car_racing_iterative"): [
         f"algo.source={CONF_DIR.parent / 'outputs/pretrained/car_racing_world_models_best'}",
         "algo.vision.latent_size=32",  # as the source's, also where debug=tiny
         "algo.memory.hidden_size=256",
@@ -48,8 +48,7 @@ NAMED_OTHERWISE = (  # after what they reproduce, or how they explore
     "gail_chapter",
     "gail_chapter_as_printed",
     "ppo_hopper_bullet_gaussian",
-    "takecover_world_models",
-    *(name for name in EXPERIMENTS if name.startswith("car_racing_world_models")),
+    *(name for name in EXPERIMENTS if name.startswith("world_models_car_racing")),
 )
 PACKAGES = dict.fromkeys(BULLET, "pybullet")
 PACKAGES |= {"car_racing_envpool": "envpool"}
@@ -82,7 +81,6 @@ def test_every_file_composes_and_makes_a_step(group, option):
         skip_without_its_package(option)
     if words is None:
         with pytest.raises(UsageError):
-            Builder(compose([f"{group}={option}", "algo=dqn", "experiment=none"])).check_spaces()
             build(compose([f"{group}={option}", "algo=dqn", "experiment=none"]))
         return
     config = compose([*words, *(["debug=tiny"] if group != "debug" else [])])
@@ -120,6 +118,17 @@ def test_experiments_run_through_when_tiny(name, tmp_path):
 
 
 # --- presets, and who wins -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", ["car_racing_fast", "car_racing_envpool"])
+def test_a_preset_for_the_env_under_a_shorter_name_is_pointed_out(env):
+    notes: list[str] = []
+    config = compose(["algo=world_models", f"env={env}"], note=notes.append)
+    assert notes == [f"no preset for env={env}; there is experiment=world_models_car_racing"]
+    assert config.algo.collect.episodes == 10_000, "it is not used"
+    notes.clear()
+    compose(["algo=world_models", f"env={env}", "experiment=none"], note=notes.append)
+    assert not notes
 
 
 def test_tuned_preset_is_used_and_noted():

@@ -12,20 +12,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlzoo.algos.world_models.controller import ControllerConfig, ControllerPhase
-from rlzoo.algos.world_models.controller_net import Controller, check_actions
+from rlzoo.algos.world_models.dream import EpisodeNoise, normal
 from rlzoo.algos.world_models.executor import LocalExecutor, ProcessExecutor, finished
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN
-from rlzoo.algos.world_models.noise import EpisodeNoise, normal
+from rlzoo.algos.world_models.models import MDNRNN, Controller, check_actions
 from rlzoo.algos.world_models.phases import Phase
-from rlzoo.algos.world_models.population import (
-    SLICE_STEPS,
-    Player,
-    SeenEpisodes,
-    Senses,
-    Share,
-    columns,
-)
+from rlzoo.algos.world_models.policy import Senses, columns
+from rlzoo.algos.world_models.population import SLICE_STEPS, Player, SeenEpisodes, Share
+from rlzoo.algos.world_models.search import ControllerConfig, ControllerPhase
 from rlzoo.core.seeding import SELECT, episode_seed, torch_seed
 from rlzoo.core.types import NonFiniteError, Step, UsageError
 from rlzoo.io import checkpoint
@@ -186,8 +179,7 @@ def reference(
 ) -> tuple[float, int]:
     """One member in one episode, by the plainest loop."""
     envs, sense = FakeEnvs(), senses(latent)
-    noise = EpisodeNoise(1, Z, "latents", normal)
-    noise.reset([0], [seed])
+    noise = EpisodeNoise([seed], Z, "latents", normal)
     part = columns(inputs, Z, H)
     controller = Controller(part.stop - part.start, DOOM)
     layers = controller.layers(torch.from_numpy(params_N.astype(np.float32))[None])

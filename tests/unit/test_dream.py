@@ -7,16 +7,17 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.algos.world_models.dream import Beginnings, Dream, DreamVectorEnv
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
-from rlzoo.algos.world_models.mixture import split_mixture
-from rlzoo.algos.world_models.noise import BLOCK_STEPS, EpisodeNoise, normal, uniform
-from rlzoo.algos.world_models.vae import VAE
-from rlzoo.core.algorithm import Setup
-from rlzoo.core.seeding import TRAIN, episode_seed, numpy_generator, torch_seed
+from rlzoo.algos.world_models.dream import (
+    BLOCK_STEPS,
+    Beginnings,
+    Dream,
+    EpisodeNoise,
+    normal,
+    uniform,
+)
+from rlzoo.algos.world_models.models import MDNRNN, VAE, LSTMState, split_mixture
+from rlzoo.core.seeding import numpy_generator, torch_seed
 from rlzoo.core.types import NonFiniteError
-from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 Z, A, H, K = 3, 2, 5, 4
 ACTIONS = spaces.Box(-1, 1, (A,), np.float32)
@@ -52,7 +53,7 @@ def reference(rnn: MDNRNN, seed: int, action_TA: np.ndarray, temperature: float)
     mu_NZ, logvar_NZ = beginnings()
     n = start.integers(len(mu_NZ))
     z = mu_NZ[n] + np.exp(logvar_NZ[n] / 2) * start.standard_normal(Z, np.float32)
-    state, seen = Memory(torch.zeros(1, H), torch.zeros(1, H)), [(z, 0.0, 0.0)]
+    state, seen = LSTMState(torch.zeros(1, H), torch.zeros(1, H)), [(z, 0.0, 0.0)]
     for t, action in enumerate(action_TA):
         block, at = divmod(t, BLOCK_STEPS)
         shape = (BLOCK_STEPS, Z)
@@ -172,68 +173,12 @@ def test_v_decodes_it():
     assert not np.array_equal(env.render(), frame_BHWC)
 
 
-# As a VectorEnv ----------------------------------------------------------------------------------
-
-
-def vector(seed: int = 0, **settings) -> DreamVectorEnv:
-    rnn = memory(done_head=True)
-    with torch.no_grad():
-        rnn.head.bias[-1] = -0.15  # some dreams end, some are cut off
-    return DreamVectorEnv(dream(rnn, **{"max_steps": 7, **settings}), num_envs=4, run_seed=seed)
-
-
-def test_the_next_episode_begins_where_one_ends():
-    env, plain = vector(), vector()._dream
-    episode_B = [0] * 4
-    plain.reset([episode_seed(0, TRAIN, b, 0) for b in range(4)])
-    kinds = set()
-    for action_BA in actions(4, 60):
-        np.testing.assert_array_equal(env.obs_B, plain.obs_B)
-        obs_B, now = env.obs_B, env.obs_B.copy()
-        step, wanted = env.step(action_BA), plain.step(action_BA)
-        np.testing.assert_array_equal(obs_B, now)  # what was acted on is still there
-        for got, expected in zip(step, wanted, strict=True):
-            np.testing.assert_array_equal(got, expected)
-        for b in np.flatnonzero(step.terminated_B | step.truncated_B).tolist():
-            kinds.add(bool(step.terminated_B[b]))
-            episode_B[b] += 1
-            plain.begin([b], [episode_seed(0, TRAIN, b, episode_B[b])])
-            assert not np.array_equal(step.next_obs_B[b], env.obs_B[b])
-    assert kinds == {True, False}
-
-
-def test_its_state_is_exact():
-    env, action_TBA = vector(max_steps=50), actions(4, 80)
-    for action_BA in action_TBA[:40]:
-        env.step(action_BA)
-    fresh = vector(max_steps=50)
-    fresh.load(env.state())
-    for action_BA in action_TBA[40:]:
-        np.testing.assert_array_equal(env.obs_B, fresh.obs_B)
-        for got, expected in zip(env.step(action_BA), fresh.step(action_BA), strict=True):
-            np.testing.assert_array_equal(got, expected)
-
-
-def test_ppo_can_learn_in_it():
-    setup = Setup(
-        env=vector(),
-        seed=0,
-        total_env_steps=200,
-        network=NetworkConfig(hidden=(8,)),
-        make_encoder=vector_encoder,
-    )
-    ppo = PPO(PPOConfig(rollout_env_steps=80, batch_size=20, epochs=1), setup)
-    ppo.step()
-    assert ppo.counters.env_steps == 80 and ppo.counters.episodes >= 4
-
-
 # Noise -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("draw", "mean", "std"), [(normal, 0, 1), (uniform, 0.5, 12**-0.5)])
 def test_noise_has_its_distribution(draw, mean, std):
-    noise = EpisodeNoise(100, 8, "test", draw)
-    noise.reset(range(100), range(100))
+    noise = EpisodeNoise(range(100), 8, "test", draw)
     rows = np.arange(100)
     numbers = np.stack([noise.at(rows, np.full(100, t)) for t in range(64)])
     assert numbers.mean() == pytest.approx(mean, abs=0.02)
@@ -243,9 +188,7 @@ def test_noise_has_its_distribution(draw, mean, std):
 
 
 def test_noise_of_a_step_does_not_depend_on_what_was_asked_before():
-    one, two = (EpisodeNoise(3, 2, "test", normal) for _ in range(2))
-    for noise in (one, two):
-        noise.reset([0, 1, 2], [5, 6, 5])
+    one, two = (EpisodeNoise([5, 6, 5], 2, "test", normal) for _ in range(2))
     for t in range(50):
         one.at(np.array([0, 1, 2]), np.array([t, t, t]))
     late = one.at(np.array([0, 1, 2]), np.array([50, 50, 50]))

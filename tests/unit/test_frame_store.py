@@ -197,3 +197,12 @@ def peak_kilobytes(directory: Path, count: int, keep: str) -> int:
 def test_memory_is_flat_in_the_number_of_episodes(tmp_path: Path, keep: str, is_flat: bool) -> None:
     few, many = (peak_kilobytes(tmp_path, count, keep) for count in (200, 2000))
     assert (many < 1.1 * few) == is_flat, (few, many)
+
+
+def test_the_env_is_known_by_its_name_wherever_its_module_is(tmp_path: Path) -> None:
+    """Earlier versions wrote the module into the header."""
+    FrameStore.create(tmp_path, COLUMNS, {"env": "rlzoo.envs.car_racing:CarRacingFast-v3"})
+    store = FrameStore.open(tmp_path, about={"env": "CarRacingFast-v3"})
+    assert store.about == {"env": "CarRacingFast-v3"}
+    with pytest.raises(DataError, match="env is 'CarRacingFast-v3', expected 'TakeCover-v0'"):
+        FrameStore.open(tmp_path, about={"env": "TakeCover-v0"})

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from world_models_parts import driver, finish, imitation, pictures_store
+from world_models_parts import finish, imitation, pictures_store, vmc
 
-from rlzoo.algos.world_models.imitate import _until_hopeless
+from rlzoo.algos.world_models.imitate import _steps_until_stuck
 
 
 def test_with_the_agents_own_v_and_m_c_is_the_agents(tmp_path: Path) -> None:
-    agent = driver(1)
+    agent = vmc(1)
     phase = imitation(tmp_path, agent=agent, pupil=agent, ridge=1e-9)
     explained = [row["train/imitate_explained_variance"] for row in finish(phase)]
-    expected_N = np.random.default_rng(0).standard_normal(agent.controller.num_params)
-    np.testing.assert_allclose(phase.params_N, expected_N, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(phase.params_N, agent.params_N, rtol=1e-3, atol=1e-3)
     assert explained[0] < 0.9 and explained[-1] > 0.999, "foreseen once something was learnt"
 
 
@@ -26,15 +25,11 @@ def test_with_the_agents_own_v_and_m_c_is_the_agents(tmp_path: Path) -> None:
 def test_equals_least_squares_by_hand(tmp_path: Path, bias: bool, hidden: int) -> None:
     """Whatever V, M and C the agent has; step by step, as they would act."""
     store = pictures_store(tmp_path / "frames", (6, 9, 7, 5))
-    agent = driver(1, latent_size=3, hidden_size=2, hidden=hidden)
-    pupil = driver(2, bias=bias)
+    agent = vmc(1, latent_size=3, hidden_size=2, hidden=hidden)
+    pupil = vmc(2, bias=bias)
     phase = imitation(tmp_path, agent=agent, pupil=pupil, ridge=0.1, episodes=3)
     finish(phase)
-    layers = agent.controller.layers(
-        torch.from_numpy(
-            np.random.default_rng(0).standard_normal((1, agent.controller.num_params))
-        ).float()
-    )
+    layers = agent.controller.layers(torch.from_numpy(agent.params_N[None]).float())
     inputs, outputs = [], []
     for index in range(3):
         episode = store.episode(index)
@@ -71,11 +66,11 @@ def test_equals_least_squares_by_hand(tmp_path: Path, bias: bool, hidden: int) -
 
 def test_hopeless_steps_do_not_count(tmp_path: Path) -> None:
     reward_T = np.array([0, 1, 0, 0, 1, 0, 0, 0, 1.0])
-    assert _until_hopeless(reward_T, None) == 9
-    assert _until_hopeless(reward_T, 4) == 9, "the fourth step after a reward has one"
-    assert _until_hopeless(reward_T, 3) == 8, "three after the fifth have none"
-    assert _until_hopeless(reward_T, 2) == 4
-    assert _until_hopeless(-reward_T, 3) == 3
+    assert _steps_until_stuck(reward_T, None) == 9
+    assert _steps_until_stuck(reward_T, 4) == 9, "the fourth step after a reward has one"
+    assert _steps_until_stuck(reward_T, 3) == 8, "three after the fifth have none"
+    assert _steps_until_stuck(reward_T, 2) == 4
+    assert _steps_until_stuck(-reward_T, 3) == 3
     patient, hasty = (imitation(tmp_path, patience_env_steps=n) for n in (None, 100))
     finish(patient)
     finish(hasty)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
-from rlzoo.algos.world_models.mixture import (
+from rlzoo.algos.world_models.models import (
+    MDNRNN,
+    LSTMState,
     Mixture,
     mixture_mean,
     mixture_nll,
@@ -18,7 +19,7 @@ from rlzoo.algos.world_models.mixture import (
 )
 from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named
 
 
 def make(latent_size: int = 4, action_size: int = 2, **options: object) -> MDNRNN:
@@ -51,11 +52,11 @@ def test_forget_gates_are_open_at_first() -> None:
     for name, parameter in rnn.lstm.named_parameters():
         if name.startswith("weight"):
             torch.nn.init.zeros_(parameter)
-    _, c = rnn.remember(draw(1, 4), draw(1, 2), Memory(torch.ones(1, 8), torch.ones(1, 8)))
+    _, c = rnn.remember(draw(1, 4), draw(1, 2), LSTMState(torch.ones(1, 8), torch.ones(1, 8)))
     torch.testing.assert_close(c, torch.full((1, 8), 1 / (1 + math.exp(-1))))
 
 
-def after(rnn: MDNRNN, latent_TBZ: Tensor, action_TBA: Tensor) -> Memory:
+def after(rnn: MDNRNN, latent_TBZ: Tensor, action_TBA: Tensor) -> LSTMState:
     memory = rnn.initial(latent_TBZ.shape[1])
     for latent_BZ, action_BA in zip(latent_TBZ, action_TBA, strict=True):
         memory = rnn.remember(latent_BZ, action_BA, memory)
@@ -83,7 +84,7 @@ def test_a_memory_of_columns_becomes_whole_before_the_lstm() -> None:
     states = []
     rnn.lstm.register_forward_pre_hook(lambda lstm, args: states.extend(args[1]))
     z_BZ, h_BH, c_BH = torch.randn(5, 11).split([3, 4, 4], dim=1)
-    rnn.remember(z_BZ, torch.randn(5, 1), Memory(h_BH, c_BH))
+    rnn.remember(z_BZ, torch.randn(5, 1), LSTMState(h_BH, c_BH))
     assert len(states) == 2 and all(state.is_contiguous() for state in states)
 
 
@@ -301,12 +302,12 @@ def test_learns_what_follows() -> None:
     for t in range(30):
         latent_TBZ[t + 1] = 0.9 * latent_TBZ[t] + action_TBA[t] + noise_TBZ[t]
 
-    def loss(latent_TBZ: Tensor) -> tuple[Tensor]:
+    def loss(latent_TBZ: Tensor) -> tuple[Tensor, Named]:
         mixture = split_mixture(rnn(latent_TBZ[:-1], action_TBA).mixture, 2)
-        return (mixture_nll(mixture, latent_TBZ[1:]).mean(),)
+        return mixture_nll(mixture, latent_TBZ[1:]).mean(), {}
 
     update = GradientStep(optimizer, loss, max_grad_norm=None, max_grad_value=1.0, compile=False)
-    losses = [update(latent_TBZ)[0].item() for _ in range(150)]
+    losses = [update(latent_TBZ)["loss"].item() for _ in range(150)]
     spread = 0.5 * math.log(2 * math.pi * math.e)  # nats of N(0, 1)
     assert losses[0] > spread and losses[-1] < spread - 0.8
 
@@ -320,13 +321,13 @@ def test_gradients_are_clipped_by_element(norm: float | None) -> None:
     optimizer.step = lambda gradient: seen.append(gradient)  # type: ignore[method-assign]
     slope = torch.tensor([6.0, -8.0, 0.5])
 
-    def loss() -> tuple[Tensor]:
-        return ((parameter * slope).sum(),)
+    def loss() -> tuple[Tensor, Named]:
+        return (parameter * slope).sum(), {}
 
-    _, reported = GradientStep(
+    reported = GradientStep(
         optimizer, loss, max_grad_norm=norm, max_grad_value=3.5, compile=False
     )()
-    assert reported.item() == pytest.approx(slope.norm().item())
+    assert reported["grad_norm"].item() == pytest.approx(slope.norm().item())
     scaled = slope if norm is None else slope * (norm / slope.norm())
     torch.testing.assert_close(seen[0], scaled.clamp(-3.5, 3.5))
     assert not torch.allclose(seen[0], scaled)

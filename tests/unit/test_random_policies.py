@@ -20,6 +20,7 @@ from rlzoo.algos.world_models.random_policies import (
     coarse,
     make_random_policy,
 )
+from rlzoo.core.algorithm import Memory
 from rlzoo.core.seeding import numpy_generator
 
 CAR = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))
@@ -31,14 +32,13 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (30, B, 64, 64, 3)).astype(
 class Counting:
     """Does the time's hundredth in each control, by what it remembers."""
 
-    def initial_memory(self, num_envs: int) -> np.ndarray:
-        return np.zeros((num_envs, 1), np.float32)
+    def initial(self, num_envs: int) -> Memory:
+        return np.zeros((num_envs, 1), np.float32), np.zeros(num_envs, np.int64)
 
-    def act_with_memory(
-        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        assert not explore and len(obs_B) == len(memory_BM)
-        return np.repeat(memory_BM, 3, axis=1) / 100, memory_BM + 1
+    def act(self, obs_B: np.ndarray, memory: Memory, *, explore: bool) -> tuple[np.ndarray, Memory]:
+        time_B1, steps_B = memory
+        assert not explore and len(obs_B) == len(time_B1) and (time_B1[:, 0] == steps_B).all()
+        return np.repeat(time_B1, 3, axis=1) / 100, (time_B1 + 1, steps_B + 1)
 
 
 MAKERS: dict[str, Callable[[np.random.Generator], RandomPolicy]] = {

@@ -9,16 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlzoo.algos.world_models.vae import VAE, as_frames, as_images, has_bf16, sample
-from rlzoo.algos.world_models.vae_loss import (
-    VAELoss,
+from rlzoo.algos.world_models.models import (
+    VAE,
+    as_frames,
+    as_images,
+    has_bf16,
     kl_to_standard_normal,
+    sample,
     squared_error,
     vae_loss,
 )
 from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named
 
 
 def make(latent_size: int = 32, *, bf16: bool = False) -> VAE:
@@ -125,7 +128,7 @@ RECONSTRUCTION_BHWC = torch.stack([torch.full((2, 1, 3), 0.5), torch.full((2, 1,
 ERROR = [6 * 0.25, 6 * 0.01]  # six numbers each, summed
 
 
-def loss(free_nats: float) -> VAELoss:
+def loss(free_nats: float) -> tuple[Tensor, Named]:
     return vae_loss(RECONSTRUCTION_BHWC, IMAGE_BHWC, MU_BZ, LOGVAR_BZ, free_nats=free_nats)
 
 
@@ -148,10 +151,10 @@ def test_kl_is_torchs() -> None:
     [(0.0, KL), (0.5, [1.0, KL[1]]), (2.0, [4.0, 4.0])],  # floors: 0, 2 * .5, 2 * 2
 )
 def test_free_bits_by_hand(free_nats: float, kl: list[float]) -> None:
-    got = loss(free_nats)
-    expected = VAELoss(sum(ERROR) / 2 + sum(kl) / 2, sum(ERROR) / 2, sum(KL) / 2)
-    for one, other in zip(got, expected, strict=True):
-        assert one.item() == pytest.approx(other)
+    total, parts = loss(free_nats)
+    assert total.item() == pytest.approx(sum(ERROR) / 2 + sum(kl) / 2)
+    expected = {"reconstruction_error": sum(ERROR) / 2, "kl": sum(KL) / 2}
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected)
 
 
 def test_below_the_floor_the_kl_pulls_at_nothing() -> None:
@@ -159,7 +162,7 @@ def test_below_the_floor_the_kl_pulls_at_nothing() -> None:
     for free_nats, expected in ((2.0, torch.zeros(2, 2)), (0.0, MU_BZ / 2)):
         mu_BZ = MU_BZ.clone().requires_grad_()
         args = (RECONSTRUCTION_BHWC, IMAGE_BHWC, mu_BZ, LOGVAR_BZ)
-        vae_loss(*args, free_nats=free_nats).total.backward()
+        vae_loss(*args, free_nats=free_nats)[0].backward()
         torch.testing.assert_close(mu_BZ.grad, expected)
 
 
@@ -179,7 +182,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_known_faults_give_another_loss(fault: str) -> None:
-    assert float(PLANTED[fault]()) != pytest.approx(loss(0.5).total.item(), rel=1e-3)
+    assert float(PLANTED[fault]()) != pytest.approx(loss(0.5)[0].item(), rel=1e-3)
 
 
 def test_gradients_are_finite_differences() -> None:
@@ -188,7 +191,7 @@ def test_gradients_are_finite_differences() -> None:
     image = RECONSTRUCTION_BHWC.double().requires_grad_()
 
     def total(image: Tensor, mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
-        return vae_loss(image, IMAGE_BHWC.double(), mu_BZ, logvar_BZ, free_nats=0.5).total
+        return vae_loss(image, IMAGE_BHWC.double(), mu_BZ, logvar_BZ, free_nats=0.5)[0]
 
     assert torch.autograd.gradcheck(total, (image, mu_BZ, logvar_BZ))
 
@@ -209,12 +212,12 @@ def trained(updates: int, *, bf16: bool) -> list[float]:
     optimizer = Adam(vae.parameters(), lr=1e-3)
     frame_BHWC = some_frames(8)[:, :1, :1].repeat(1, 64, 64, 1)
 
-    def loss(frame_BHWC: Tensor, noise_BZ: Tensor) -> VAELoss:
+    def loss(frame_BHWC: Tensor, noise_BZ: Tensor) -> tuple[Tensor, Named]:
         image_BHWC, mu_BZ, logvar_BZ = vae(frame_BHWC, noise_BZ)
         return vae_loss(image_BHWC, as_images(frame_BHWC), mu_BZ, logvar_BZ, free_nats=0.5)
 
     update = GradientStep(optimizer, loss, max_grad_norm=None, compile=False)
-    return [update(frame_BHWC, some_noise(8, seed=i))[0].item() for i in range(updates)]
+    return [update(frame_BHWC, some_noise(8, seed=i))["loss"].item() for i in range(updates)]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -231,8 +234,8 @@ def test_channels_last_gradients_reach_their_parameters() -> None:
     adam = Adam(vae.parameters(), lr=1e-3)
     reference_adam = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=True)
 
-    def loss(frame_BHWC: Tensor) -> tuple[Tensor]:
-        return (vae(frame_BHWC, noise_BZ)[0].square().sum(),)
+    def loss(frame_BHWC: Tensor) -> tuple[Tensor, Named]:
+        return vae(frame_BHWC, noise_BZ)[0].square().sum(), {}
 
     GradientStep(adam, loss, max_grad_norm=None, compile=False)(frame_BHWC)
     theirs(frame_BHWC, noise_BZ)[0].square().sum().backward()

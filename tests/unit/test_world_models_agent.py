@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from rlzoo.algos.world_models.agent import WorldModels
 from rlzoo.algos.world_models.config import PHASES, WorldModelsConfig
 from rlzoo.algos.world_models.executor import finished
 from rlzoo.algos.world_models.population import Share
-from rlzoo.algos.world_models.worker import Recipe, make_player
-from rlzoo.core.algorithm import Algorithm, Setup, Source
+from rlzoo.algos.world_models.search import Recipe, make_player
+from rlzoo.core.algorithm import Algorithm, Setup, Source, Sources
 from rlzoo.core.types import DataError, State, UsageError
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.make import EnvConfig, make_env, make_episode_batch
+from rlzoo.envs.make import EnvConfig, MoreEnvs, make_env, make_episode_batch
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.io import checkpoint
 from rlzoo.run.strict import read
 
 LAMP = EnvConfig(id="lamp:Lamp-v0", restore="replay")
+
+
+class OtherEnvs(MoreEnvs):
+    id = "lamp:Other-v0"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,8 +61,8 @@ def agent(
     seed: int = 0,
     total: int = 250,
     source: Source | None = None,
-    env_id: str = "Lamp-v0",
-    load_agent: Any = None,
+    envs: MoreEnvs | None = None,
+    imitated: Callable[[], Algorithm] | None = None,
     **changes: Any,
 ) -> WorldModels:
     torch.set_num_threads(1)
@@ -72,11 +76,10 @@ def agent(
         env=SyncVectorEnv(members),
         seed=seed,
         total_env_steps=total,
-        env_id=env_id,
+        envs=envs or MoreEnvs(LAMP),
         directory=directory,
-        env_config=LAMP,
         source=source,
-        load_agent=load_agent,
+        agent=imitated,
     )
     config = settings(source=str(source.directory) if source else "", **changes)
     return WorldModels(config, setup)
@@ -108,10 +111,10 @@ def test_phases_come_in_order_and_each_moves_its_own_clock(tmp_path):
     assert isinstance(it, Algorithm)
     seen, clocks = [], {}
     while not it.done():
-        before = (it.counters.env_steps, it.counters.offline_updates)
+        before = (it.counters.env_steps, it.counters.offline_units)
         phase = it.counters.phase
         it.step()
-        moved = (it.counters.env_steps - before[0], it.counters.offline_updates - before[1])
+        moved = (it.counters.env_steps - before[0], it.counters.offline_units - before[1])
         seen += [phase] if phase not in seen else []
         clocks[phase] = tuple(np.add(clocks.get(phase, (0, 0)), moved).tolist())
     assert tuple(seen) == PHASES
@@ -121,8 +124,8 @@ def test_phases_come_in_order_and_each_moves_its_own_clock(tmp_path):
     assert clocks["encode"] == (0, 6)
     assert clocks["memory"][0] == 0 < clocks["memory"][1]
     assert clocks["controller"][0] > 0 == clocks["controller"][1]
-    assert it.counters.clock >= 250 > it.counters.clock - clocks["controller"][0]
-    assert it.params_N.any()
+    assert it.counters.env_steps >= 250 > it.counters.env_steps - 4 * 9
+    assert it.actor.params_N.any()
 
 
 def test_a_phase_can_be_the_last(tmp_path):
@@ -193,7 +196,7 @@ def test_a_finished_run_told_to_do_more_equals_a_longer_one(tmp_path, plan, few,
     path = checkpoint.save(tmp_path / "checkpoints", 1, short.state(), keep_last=1)
     same = agent(tmp_path / "short", total=10**6, phases=plan, **few)
     same.load(checkpoint.load(path))
-    assert same.done() and f"raise algo.{plan[-1]}." in same.to_go_on()
+    assert same.done() and f"raise algo.{plan[-1]}." in same.how_to_continue()
     longer = agent(tmp_path / "short", total=10**6, phases=plan, **many)
     longer.load(same.state())
     assert not longer.done() and longer.counters.phase == plan[-1]
@@ -208,13 +211,13 @@ def test_a_finished_run_says_how_to_go_on(tmp_path):
         "train vision or memory or controller further in a new run: "
         f"rlzoo from={tmp_path} algo.phases=[vision] algo.continued=true"
     )
-    assert it.to_go_on() == f"raise algo.controller.generations to go on, or {new}"
+    assert it.how_to_continue() == f"raise algo.controller.generations to go on, or {new}"
     old = agent(tmp_path, total=10**6, controller={"generations": 9})
     old.load({**it.state(), "current": None})  # a checkpoint of older code
-    assert old.done() and old.to_go_on() == new
+    assert old.done() and old.how_to_continue() == new
     ended = agent(total=20)
     run(ended)
-    assert ended.to_go_on() == "raise total_env_steps to go on"
+    assert ended.how_to_continue() == "raise total_env_steps to go on"
 
 
 # Artefacts of other runs -------------------------------------------------------------------------
@@ -282,7 +285,7 @@ def test_a_continued_search_goes_on_and_counts_its_own_steps(finished_run, tmp_p
     assert it.counters.updates == 3 and 0 < it.counters.env_steps <= 3 * 4 * 9
     straight = agent(tmp_path / "straight", total=10**6, controller={"generations": 5})
     run(straight)
-    np.testing.assert_array_equal(it.params_N, straight.params_N)
+    np.testing.assert_array_equal(it.actor.params_N, straight.actor.params_N)
 
 
 def test_from_an_export_a_new_search_begins_around_its_mean(finished_run, tmp_path):
@@ -298,8 +301,8 @@ def test_from_an_export_a_new_search_begins_around_its_mean(finished_run, tmp_pa
 
     near = further(1)
     run(near)
-    assert near.counters.updates == 1 and (near.params_N != old.params_N).any()
-    np.testing.assert_allclose(near.params_N, old.params_N, atol=1e-4)
+    assert near.counters.updates == 1 and (near.actor.params_N != old.actor.params_N).any()
+    np.testing.assert_allclose(near.actor.params_N, old.actor.params_N, atol=1e-4)
 
     straight, stopped, resumed = (further(4, sigma0=0.1) for _ in range(3))
     run(straight)
@@ -307,13 +310,16 @@ def test_from_an_export_a_new_search_begins_around_its_mean(finished_run, tmp_pa
         stopped.step()
     resumed.load(stopped.state())
     run(resumed)
-    np.testing.assert_array_equal(resumed.params_N, straight.params_N)
+    np.testing.assert_array_equal(resumed.actor.params_N, straight.actor.params_N)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"env_id": "Other-v0"}, r"made with \{'env': 'Lamp-v0'\}, expected \{'env': 'Other-v0'\}"),
+        (
+            {"envs": OtherEnvs(LAMP)},
+            r"made with \{'env': 'Lamp-v0'\}, expected \{'env': 'Other-v0'\}",
+        ),
         ({"vision": {"latent_size": 5}, "phases": ["controller"]}, r"algo\.vision: network state"),
         ({"memory": {"hidden_size": 8}, "phases": ["controller"]}, r"algo\.memory: network state"),
     ],
@@ -353,25 +359,25 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
     play = {"policy": "controller", "disturbance_rate": 0.0, "episodes": 3}
     it = agent(tmp_path, source=finished_run, phases=["collect"], collect=play, total=10**6)
     run(it)
-    assert not it.has_policy, "what it plays with is the source's, tested there"
+    assert it.policy is None, "what it plays with is the source's, tested there"
     left = it.artefacts.store("collect").episode(0)
-    memory_BM = it.initial_memory(1)
+    memory = it.actor.initial(1)
     for frame_HWC, action_A in zip(left["frame"], left["action"], strict=True):
-        own_BA, memory_BM = it.act_with_memory(frame_HWC[None].copy(), memory_BM, explore=False)
+        own_BA, memory = it.actor.act(frame_HWC[None].copy(), memory, explore=False)
         np.testing.assert_allclose(own_BA[0], action_A, atol=1e-6)
     assert set(it.artefacts.state()["left"]) >= {"collect", "vision", "memory", "controller"}
     # The paper's turn: C drives in its own M, and that learns on from what is seen.
     plan = ["collect", "encode", "memory"]
     turn = agent(tmp_path / "turn", source=finished_run, phases=plan, collect=play, continued=True)
     turn.step()
-    np.testing.assert_array_equal(turn.params_N, it.params_N)
+    np.testing.assert_array_equal(turn.actor.params_N, it.actor.params_N)
     assert torch.equal(turn.rnn.head.weight, it.rnn.head.weight)
     run(turn)
     old = agent(source=finished_run, phases=["controller"]).artefacts.store("encode")
     new = turn.artefacts.store("collect")
     lengths = turn.artefacts.store("encode").length_E.tolist()
     assert lengths == [*new.length_E.tolist(), *old.length_E.tolist()], "M learns from both"
-    turn.pictures()
+    assert list(turn.report()), "also of an M whose latents are not all of these frames"
     ends = {"source": finished_run, "phases": ["collect", "encode"], "continued": True}
     ended, resumed = (
         agent(tmp_path / "ended", collect=play, total=10**6, **ends) for _ in range(2)
@@ -391,13 +397,12 @@ def test_the_sources_controller_collects(finished_run, tmp_path):
 
 def test_c_begins_as_the_sources_on_a_new_v_and_m(finished_run, tmp_path):
     """And a search goes on from there; V and M can be of other sizes, and so can the agent's be."""
-    loaded = []
+    opened = []
 
-    def load_agent(path: str) -> WorldModels:
-        loaded.append(path)
-        old = agent()
-        old.load_policy(finished_run.state)
-        return old
+    def imitated() -> WorldModels:
+        opened.append(agent())
+        opened[-1].load_policy(finished_run.state)
+        return opened[-1]
 
     plan = ["vision", "encode", "memory", "imitate", "controller"]
     changes = {"phases": plan, "vision": {"latent_size": 5}, "memory": {"hidden_size": 6}}
@@ -407,7 +412,7 @@ def test_c_begins_as_the_sources_on_a_new_v_and_m(finished_run, tmp_path):
         return agent(
             directory,
             source=finished_run,
-            load_agent=load_agent,
+            imitated=imitated,
             total=10**6,
             controller=few,
             **changes,
@@ -417,19 +422,19 @@ def test_c_begins_as_the_sources_on_a_new_v_and_m(finished_run, tmp_path):
     assert set(it.artefacts.state()["left"]) == {"collect"}, "of the source's C nothing is borrowed"
     while it.counters.phase != "imitate":
         it.step()
-    assert not loaded and not it.params_N.any() and not it.has_policy
-    offline = it.counters.offline_updates
+    assert not opened and not it.actor.params_N.any() and it.policy is None
+    offline = it.counters.offline_units
     it.step()
     stopped = it.state()
     while it.counters.phase == "imitate":
         it.step()
-    assert it.counters.offline_updates == offline + 6, "an episode each"
-    assert loaded == [str(finished_run.directory)] and it.has_policy
-    imitated_N = it.params_N
+    assert it.counters.offline_units == offline + 6, "an episode each"
+    assert len(opened) == 1 and it.policy is it.actor
+    imitated_N = it.actor.params_N
     assert imitated_N.any() and set(it.artefacts["controller"]) == {"mean", "best"}
     run(it)
-    np.testing.assert_allclose(it.params_N, imitated_N, atol=1e-4)
-    assert (it.params_N != imitated_N).any()
+    np.testing.assert_allclose(it.actor.params_N, imitated_N, atol=1e-4)
+    assert (it.actor.params_N != imitated_N).any()
     resumed = new(tmp_path / "straight")
     resumed.load(stopped)
     run(resumed)
@@ -442,23 +447,26 @@ def test_imitation_alone_makes_an_agent(finished_run, tmp_path):
     it = agent(
         tmp_path,
         source=finished_run,
-        load_agent=lambda path: other,
+        imitated=lambda: other,
         phases=["imitate"],
         imitate={"agent": "elsewhere", "episodes": 2},
     )
-    assert it.config.imitates == "elsewhere" and not it.has_policy
+    assert it.sources(it.config) == Sources(str(finished_run.directory), "elsewhere")
+    assert it.policy is None
     run(it)
-    assert it.counters.phase == "finished" and it.counters.offline_updates == 2 and it.has_policy
+    assert (
+        it.counters.phase == "finished" and it.counters.offline_units == 2 and it.policy is not None
+    )
     same = agent(
         tmp_path,
         phases=["imitate"],
         imitate={"agent": "elsewhere", "episodes": 2},
         source=finished_run,
-        load_agent=lambda path: other,
+        imitated=lambda: other,
     )
     same.load(it.state())
     assert same.done()
-    np.testing.assert_array_equal(same.params_N, it.params_N)
+    np.testing.assert_array_equal(same.actor.params_N, it.actor.params_N)
 
 
 @pytest.mark.parametrize(
@@ -488,7 +496,7 @@ def test_what_cannot_be_imitated_is_refused(changes, text):
 
 
 def test_an_agent_without_a_c_is_refused(finished_run):
-    for nobody in (agent(), object()):
+    for nobody in (agent(), Algorithm()):
         with pytest.raises(
             UsageError, match=r"algo\.imitate\.agent: .* has no C, expected a run of"
         ):
@@ -520,14 +528,14 @@ def test_what_is_left_out_has_taught_nothing():
     for it, same_v in ((untrained, True), (only_v, False)):
         assert torch.equal(it.vae.mu.weight, new.vae.mu.weight) == same_v
         assert torch.equal(it.rnn.head.weight, new.rnn.head.weight)
-        assert it.params_N.any()
+        assert it.actor.params_N.any()
 
 
 def test_v_alone_and_with_a_hidden_layer():
-    assert agent(controller={"inputs": "z"}).controller.num_params == 3 * 2 + 2
+    assert agent(controller={"inputs": "z"}).actor.controller.num_params == 3 * 2 + 2
     hidden = agent(controller={"inputs": "z", "hidden": 4})
-    assert hidden.controller.num_params == 3 * 4 + 4 + 4 * 2 + 2
-    assert hidden.initial_memory(5).shape == (5, 1)  # time alone
+    assert hidden.actor.controller.num_params == 3 * 4 + 4 + 4 * 2 + 2
+    assert hidden.actor.initial(5)[0].shape == (5, 0), "nothing but the time is carried"
 
 
 # Acting ------------------------------------------------------------------------------------------
@@ -536,25 +544,24 @@ def test_v_alone_and_with_a_hidden_layer():
 def trained(**changes: Any) -> WorldModels:
     it = agent(phases=["controller"], **changes)
     rng = np.random.default_rng(0)
-    it.params_N = rng.standard_normal(it.controller.num_params)
+    it.actor.params_N = rng.standard_normal(it.actor.controller.num_params)
     return it
 
 
 def test_greedy_acting_is_repeatable_and_remembers():
     it = trained()
     obs_B = it.env.obs_B
-    memory_BM = it.initial_memory(3)
+    memory = it.actor.initial(3)
     before = fingerprint(it.state())
-    first, next_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
-    again, _ = it.act_with_memory(obs_B, memory_BM, explore=False)
-    later, _ = it.act_with_memory(obs_B, next_BM, explore=False)
+    first, following = it.actor.act(obs_B, memory, explore=False)
+    again, _ = it.actor.act(obs_B, memory, explore=False)
+    later, _ = it.actor.act(obs_B, following, explore=False)
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, it.act(obs_B, explore=False))
     assert not np.allclose(first, later)
-    assert next_BM[:, -1].tolist() == [1, 1, 1]
+    assert following[1].tolist() == [1, 1, 1]
     assert fingerprint(it.state()) == before
     assert all(it.env.action_space.contains(action) for action in first)
-    explored = it.act(obs_B, explore=True)
+    explored, _ = it.actor.act(obs_B, memory, explore=True)
     assert not np.allclose(explored, first) and fingerprint(it.state()) != before
 
 
@@ -562,7 +569,9 @@ def test_acting_for_a_run_is_what_the_population_does():
     """The same policy by two ways, where no noise tells them apart."""
     it = trained(controller={"latent": "mean"})
     recipe = Recipe(
-        config=it.config,
+        vision=it.config.vision,
+        memory=it.config.memory,
+        controller=it.config.controller,
         make_episodes=partial(make_episode_batch, LAMP),
         action_space=it.env.action_space,
         vae={k: v.numpy() for k, v in it.vae.state_dict().items()},
@@ -571,13 +580,15 @@ def test_acting_for_a_run_is_what_the_population_does():
         threads=1,
         device="cpu",
     )
-    outcome = finished(make_player(recipe)(Share(it.params_N[None], np.array([[5, 6]]), None)))
+    outcome = finished(
+        make_player(recipe)(Share(it.actor.params_N[None], np.array([[5, 6]]), None))
+    )
     for e, seed in enumerate((5, 6)):
         env, return_, over = make_env(LAMP), 0.0, False
         obs, _ = env.reset(seed=seed)
-        memory_BM, length = it.initial_memory(1), 0
+        memory, length = it.actor.initial(1), 0
         while not over:
-            action_BA, memory_BM = it.act_with_memory(obs[None], memory_BM, explore=False)
+            action_BA, memory = it.actor.act(obs[None], memory, explore=False)
             obs, reward, terminated, truncated, _ = env.step(action_BA[0])
             return_, length, over = return_ + reward, length + 1, terminated or truncated
         assert outcome.length_PE[0, e] == length
@@ -589,9 +600,11 @@ def test_the_policy_of_a_state_acts_the_same():
     run(it)
     fresh = agent()
     fresh.load_policy(it.state())
-    np.testing.assert_array_equal(
-        fresh.act(it.env.obs_B, explore=False), it.act(it.env.obs_B, explore=False)
+    got, wanted = (
+        policy.act(it.env.obs_B, policy.initial(3), explore=False)[0]
+        for policy in (fresh.policy, it.policy)
     )
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_what_it_learns_in_a_dream():
@@ -604,19 +617,19 @@ def test_what_it_learns_in_a_dream():
     controller = it.artefacts["controller"]
     assert controller["env_steps"] == 0 < controller["dream_steps"] <= 4 * 4 * 6
     assert it.counters.env_steps == it.artefacts.store("collect").num_steps
-    assert it.params_N.any()
+    assert it.actor.params_N.any()
     frames_THWC, return_ = it.dream(0, None)
     assert len(frames_THWC) <= 7 and isinstance(return_, float), "known to an M with heads"
 
 
 def test_pictures_beside_the_real_ones(finished_run):
     it = agent(source=finished_run, phases=["controller"])
-    obs_B, memory_BM = it.env.obs_B, it.initial_memory(3)
-    now = it.beside(obs_B, memory_BM)
+    obs_B, memory = it.env.obs_B, it.actor.initial(3)
+    now = it.beside(obs_B, memory)
     assert now.shape == (3, 64, 3 * 64, 3) and now.dtype == np.uint8
     np.testing.assert_array_equal(now[:, :, :64], obs_B)
-    _, later_BM = it.act_with_memory(obs_B, memory_BM, explore=False)
-    later = it.beside(obs_B, later_BM)
+    _, following = it.actor.act(obs_B, memory, explore=False)
+    later = it.beside(obs_B, following)
     np.testing.assert_array_equal(now[:, :, :128], later[:, :, :128])
     assert not np.array_equal(now[:, :, 128:], later[:, :, 128:]), "M expects something else"
 
@@ -646,9 +659,9 @@ def test_beside_shows_only_what_has_learnt(finished_run):
     unused_m, untrained_m = agent(controller={"inputs": "z"}), agent()
     for it, names in ((unused_m, PHASES), (untrained_m, ["vision"])):
         it.artefacts.load({"left": {name: left[name] for name in names}})
-        assert it.beside(it.env.obs_B, it.initial_memory(3)).shape == (3, 64, 2 * 64, 3)
+        assert it.beside(it.env.obs_B, it.actor.initial(3)).shape == (3, 64, 2 * 64, 3)
     with pytest.raises(UsageError, match="beside=true: needs what the phase 'vision' leaves"):
-        agent().beside(untrained_m.env.obs_B, untrained_m.initial_memory(3))
+        agent().beside(untrained_m.env.obs_B, untrained_m.actor.initial(3))
 
 
 def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):
@@ -656,19 +669,17 @@ def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):
     seen = []
     while not it.done():
         it.step()
-        images, films = it.pictures()
-        seen.append({*images, *films})
+        seen.append({report.name for report in it.report()})
     collect, vision = {"collect/frames"}, {"vision/samples", "vision/latent_walk"}
     assert collect in seen and seen.index(collect) == 0
     assert vision <= seen[-1], "its last pictures, after its end"
-    images, films = it.pictures()
-    assert not images and not films
+    assert not list(it.report())
 
 
 def test_workers_end_with_the_phase():
     it = agent(phases=["controller"], controller={"workers": 1, "generations": 1}, total=10**6)
     it._phase = it._begin("controller")
-    processes = [worker.process for worker in it._executor._workers]
+    processes = [worker.process for worker in it._phase.executor._workers]
     assert len(processes) == 1
     it.close()
     assert all(process._closed for process in processes)
@@ -707,8 +718,12 @@ def test_without_a_directory_it_cleans_up():
         ),
         ({"controller": {"train_in": "dream"}}, "all episodes would be equal"),
         (
+            {"controller": {"train_in": "dream"}, "memory": {"done_head": True}},
+            "algo.controller.generations: got null, expected a number",
+        ),
+        (
             {
-                "controller": {"train_in": "dream"},
+                "controller": {"train_in": "dream", "generations": 1},
                 "memory": {"done_head": True},
                 "phases": ["controller"],
             },

@@ -20,6 +20,7 @@ from rlzoo.cli import show
 from rlzoo.cli.main import main
 
 TINY = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "debug=tiny", "total_env_steps=150"]
+TINY += ["env.max_episode_steps=9"]  # the lamp's own limit
 SMALL = {"algo.controller.max_dream_steps": 12, "algo.controller.generations": 2}
 
 
@@ -116,12 +117,12 @@ def test_a_window_where_there_is_a_display(runs, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["tabular", "dream=true"], "dream=true: algo=q_learning has no such pictures"),
-        (["tabular", "beside=true"], "beside=true: algo=q_learning has no such pictures"),
+        (["tabular", "dream=true"], "dream=true: this algorithm has no such pictures"),
+        (["tabular", "beside=true"], "beside=true: this algorithm has no such pictures"),
         (["no_m", "dream=true"], "dream=true: needs what the phase 'encode' leaves"),
         (["wm", "dream=yes"], "dream: got 'yes', expected true or false"),
         (["wm", "dream=true", "beside=true"], "got beside=true and dream=true"),
-        (["wm", "temperature=2"], "temperature: got '2' without dream=true"),
+        (["wm", "temperature=2"], "temperature: only dream=true uses it"),
         (["wm", "dream=true", "temperature=0"], "temperature: got '0', expected a number > 0"),
         (["wm", "dream=true", "temperature=inf"], "temperature: got 'inf', expected a number"),
         (["wm", "dream=true", "temperature=hot"], "temperature: got 'hot', expected a number"),
@@ -295,7 +296,8 @@ def test_a_nan_in_v_or_m_leaves_the_last_good_checkpoint(runs, tmp_path, monkeyp
         nan = float("nan") if self.updates == after else 1.0
         if self.updates == after:
             kept.update((p, p.read_bytes()) for p in run.rglob("step_*/*") if p.is_file())
-        return tuple(nan * part for part in loss(self, *minibatch))
+        total, parts = loss(self, *minibatch)
+        return nan * total, parts
 
     monkeypatch.setattr(phase, "loss", fails_later)
     assert main([*words, f"run_dir={run}"]) == 70

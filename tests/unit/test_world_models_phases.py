@@ -137,7 +137,8 @@ def test_collects_what_a_plain_loop_sees(tmp_path: Path) -> None:
         "rollout/length_mean_env_steps": pytest.approx(np.mean(lengths)),
     }
     assert phase.frames.about == ABOUT
-    assert phase.images()["collect/frames"].shape == (4 * 66, 8 * 66, 3)
+    [picture] = phase.report()
+    assert picture.name == "collect/frames" and picture.image_HWC.shape == (4 * 66, 8 * 66, 3)
 
 
 def test_long_episodes_are_cut_off_and_short_ones_dropped(tmp_path: Path) -> None:

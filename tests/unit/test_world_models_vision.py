@@ -19,6 +19,7 @@ from world_models_parts import (
     latents_store,
     pictures_store,
     saved,
+    shown,
     vision,
 )
 
@@ -82,9 +83,9 @@ def test_vision_stops_before_nan_reaches_its_parameters(tmp_path: Path) -> None:
 
 def test_vision_shows_pictures(tmp_path: Path) -> None:
     phase = vision(tmp_path)
-    assert phase.images().keys() == {"vision/reconstructions", "vision/samples"}
+    assert shown(phase).keys() == {"vision/reconstructions", "vision/samples"}
     finish(phase)
-    images = phase.images()
+    images = shown(phase)
     shapes = {name: picture.shape for name, picture in images.items()}
     assert shapes == {
         "vision/reconstructions": (2 * 66, 10 * 66, 3),
@@ -96,7 +97,7 @@ def test_vision_shows_pictures(tmp_path: Path) -> None:
     walk = images["vision/latent_walk"].reshape(4, 66, 7, 66, 3).swapaxes(1, 2)
     assert (walk[:, 0] != walk[:, -1]).any(axis=(1, 2, 3)).all(), "a row moves its dimension"
     before = saved(phase)
-    assert np.array_equal(phase.images()["vision/samples"], images["vision/samples"])
+    assert np.array_equal(shown(phase)["vision/samples"], images["vision/samples"])
     check_equal(saved(phase), before)
 
 
@@ -122,7 +123,7 @@ def test_latents_are_what_v_sees(tmp_path: Path, dtype: Any, tolerance: float) -
         vae.mu.weight[:8] *= 100  # one that has learnt: these carry something, the others nothing
     config = EncodeConfig(dtype=dtype, batch_size=2)
     phase = EncodePhase(config, frames=frames, vae=vae, directory=tmp_path / "latents")
-    assert phase.images() == {}, "nothing to show yet"
+    assert shown(phase) == {}, "nothing to show yet"
     metrics = phase.step()
     finish(phase)
     latents = FrameStore.open(tmp_path / "latents", about={**ABOUT, "latent_size": 32})
@@ -133,7 +134,7 @@ def test_latents_are_what_v_sees(tmp_path: Path, dtype: Any, tolerance: float) -
         with torch.no_grad():
             mu_TZ, logvar_TZ = vae.encode(torch.from_numpy(source["frame"].copy()))
         if index == 0:  # the longest: six rows of pixels for each dimension, grey is 0
-            [picture] = phase.images().values()
+            [picture] = shown(phase).values()
             assert picture.shape == (6 * 32, 5, 3) and picture.dtype == np.uint8
             shown_TZ = mu_TZ.clip(-2, 127 / 64)
             brightness_ZT = picture[::6, :, 0].astype(np.float32)

@@ -11,12 +11,12 @@ import numpy as np
 from gymnasium import spaces
 
 from rlzoo.algos.world_models.collect import CollectConfig, CollectPhase
-from rlzoo.algos.world_models.controller_net import Controller
 from rlzoo.algos.world_models.frame_store import Column, FrameStore
-from rlzoo.algos.world_models.imitate import Driver, ImitateConfig, ImitatePhase
+from rlzoo.algos.world_models.imitate import ImitateConfig, ImitatePhase
 from rlzoo.algos.world_models.memory import MemoryConfig, MemoryPhase, make_rnn
+from rlzoo.algos.world_models.models import Controller
 from rlzoo.algos.world_models.phases import Phase
-from rlzoo.algos.world_models.population import Senses, columns
+from rlzoo.algos.world_models.policy import Senses, VMCPolicy, columns
 from rlzoo.algos.world_models.vision import (
     EncodeConfig,
     EncodePhase,
@@ -92,6 +92,11 @@ def finish(phase: Any) -> list[dict[str, float]]:
     while not phase.done():
         metrics.append({name: float(value) for name, value in phase.step().items()})
     return metrics
+
+
+def shown(phase: Phase) -> dict[str, np.ndarray]:
+    """Its pictures and films by their names."""
+    return {report.name: report[1] for report in phase.report()}
 
 
 def saved(phase: Phase) -> State:
@@ -172,35 +177,34 @@ def memory(directory: Path, seed: int = 0, **settings: Any) -> MemoryPhase:
     return MemoryPhase(MemoryConfig(**{**sizes, **options, **settings}), seed=seed, latents=store)
 
 
-def driver(seed: int, latent_size: int = 4, hidden_size: int = 3, **settings: Any) -> Driver:
-    """A V and an M at random, and a C that acts on z and h."""
+def vmc(seed: int, latent_size: int = 4, hidden_size: int = 3, **settings: Any) -> VMCPolicy:
+    """V, M and C at random; C acts on z and h."""
     vae = make_vae(VisionConfig(latent_size=latent_size, precision="float32"), seed=seed)
     rnn = make_rnn(MemoryConfig(hidden_size=hidden_size), latent_size, 2, seed)
     part = columns("zh", latent_size, hidden_size)
     controller = Controller(latent_size + hidden_size, spaces.Box(-1, 1, (2,)), **settings)
-    return Driver(Senses(vae, rnn, latent="mean"), controller, part)
+    policy = VMCPolicy(Senses(vae, rnn, latent="mean"), controller, part, seed=seed)
+    policy.params_N = np.random.default_rng(0).standard_normal(controller.num_params)
+    return policy
 
 
 def imitation(
     directory: Path,
     seed: int = 0,
     *,
-    agent: Driver | None = None,
-    pupil: Driver | None = None,
+    agent: VMCPolicy | None = None,
+    pupil: VMCPolicy | None = None,
     patience_env_steps: int | None = None,
     **settings: Any,
 ) -> ImitatePhase:
     """A phase where `pupil` learns from an agent at random; `episodes` and `ridge` may be given."""
     frames = directory / "frames"
     store = FrameStore.open(frames) if frames.exists() else pictures_store(frames, (9, 8, 7, 9))
-    agent = agent or driver(1)
-    rng = np.random.default_rng(0)
     return ImitatePhase(
         ImitateConfig(**settings),
         seed=seed,
         frames=store,
-        agent=agent,
-        params_N=rng.standard_normal(agent.controller.num_params),
-        pupil=pupil or driver(2, latent_size=5),
+        agent=agent or vmc(1),
+        pupil=pupil or vmc(2, latent_size=5),
         patience_env_steps=patience_env_steps,
     )

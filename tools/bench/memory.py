@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 SETTINGS = (
-    "experiment=car_racing_world_models",
+    "experiment=world_models_car_racing",
     "algo.phases=[collect,vision,encode,memory]",
     "algo.collect.max_episode_steps=50",
     "algo.collect.forced_start_steps=20",

@@ -23,7 +23,7 @@ from paired import Measurement, main
 from torch import nn
 
 from rlzoo.algos.world_models.frame_store import Column, FrameStore
-from rlzoo.algos.world_models.vae import VAE
+from rlzoo.algos.world_models.models import VAE
 from rlzoo.algos.world_models.vision import VisionConfig, VisionPhase
 
 BATCH, WARM_UP, WORK = 100, 3, 20  # frames; minibatches

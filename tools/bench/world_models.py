@@ -112,11 +112,10 @@ def parts():
     """V, M and C of the paper's sizes, untrained."""
     from gymnasium import spaces
 
-    from rlzoo.algos.world_models.controller_net import Controller
     from rlzoo.algos.world_models.memory import MemoryConfig, make_rnn
-    from rlzoo.algos.world_models.population import Senses
+    from rlzoo.algos.world_models.models import Controller
+    from rlzoo.algos.world_models.policy import Senses, to_frames
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
-    from rlzoo.algos.world_models.worker import to_frames
 
     space = spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
     senses = Senses(
@@ -157,16 +156,15 @@ def dream(task: str, num_envs: int) -> tuple[int, float]:
 def vision(precision: str) -> Measurement:
     import torch
 
-    from rlzoo.algos.world_models.vae import as_images
-    from rlzoo.algos.world_models.vae_loss import vae_loss
+    from rlzoo.algos.world_models.models import as_images, vae_loss
     from rlzoo.algos.world_models.vision import VisionConfig, make_vae
     from rlzoo.nets.adam import Adam
-    from rlzoo.nets.update import GradientStep
+    from rlzoo.nets.update import GradientStep, Named
 
     torch.set_num_threads(CORES)
     vae = make_vae(VisionConfig(precision=precision), 0)
 
-    def loss(frame_BHWC: torch.Tensor, noise_BZ: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def loss(frame_BHWC: torch.Tensor, noise_BZ: torch.Tensor) -> tuple[torch.Tensor, Named]:
         reconstruction_BHWC, mu_BZ, logvar_BZ = vae(frame_BHWC, noise_BZ)
         return vae_loss(reconstruction_BHWC, as_images(frame_BHWC), mu_BZ, logvar_BZ, free_nats=0.5)
 

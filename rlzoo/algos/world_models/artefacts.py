@@ -19,17 +19,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rlzoo.algos.world_models.config import MADE_WITH, NEEDS, WorldModelsConfig
+from rlzoo.algos.world_models.config import MADE_WITH, NEEDS, STORES, WorldModelsConfig
 from rlzoo.algos.world_models.dream import Beginnings
 from rlzoo.algos.world_models.frame_store import FrameStore
 from rlzoo.algos.world_models.phases import Phase
 from rlzoo.core.parts import load_module
 from rlzoo.core.types import DataError, State, UsageError
 
-STORES = {"collect": "frames", "encode": "latents"}  # phase -> its attribute that is kept
-NETWORKS = {"vision": "vae", "memory": "rnn"}
 OWN_LATENTS = "latents"  # path of those that a run makes itself
-MAX_BEGINNINGS = 1000
 
 
 class Artefacts:
@@ -48,21 +45,13 @@ class Artefacts:
     def keep(self, phase: Phase) -> None:
         """Take over what a finished phase leaves; what imitates is a C as well."""
         name = "controller" if phase.name == "imitate" else phase.name
-        self._left[name] = self._left_by(phase)
+        self._left[name] = self._as_seen_from_here(phase.left(), Path())
 
-    def _left_by(self, phase: Phase) -> State:
-        if phase.name == "imitate":
-            return {name: phase.state()[name] for name in ("mean", "best")}
-        if phase.name in NETWORKS:
-            return {"network": phase.state()[NETWORKS[phase.name]]}
-        if phase.name not in STORES:
-            return phase.state()
-        store: FrameStore = getattr(phase, STORES[phase.name])
-        left: State = {"path": os.path.relpath(store.directory, self._directory)}
-        if phase.name == "encode":
-            first = store.start_E[:-1][:MAX_BEGINNINGS]
-            left |= {name: store.rows(name, first).astype(np.float32) for name in ("mu", "logvar")}
-        return left
+    def _as_seen_from_here(self, left: State, directory: Path) -> State:
+        """The same, with its path, if it has one, relative to this run instead of `directory`."""
+        if "path" not in left:
+            return left
+        return left | {"path": os.path.relpath(directory / left["path"], self._directory)}
 
     def borrow(self, directory: Path, state: State, config: WorldModelsConfig) -> None:
         """Take what `config.borrowed` left and the phases to come neither make nor make stale.
@@ -84,8 +73,7 @@ class Artefacts:
                 continue
             is_stale = phase in made_anew or any(name in plan for name in MADE_WITH[phase])
             if not is_stale or phase in goes_on:
-                path = {"path": os.path.relpath(directory / left.get("path", ""), self._directory)}
-                self._left[phase] = left | path if "path" in left else left
+                self._left[phase] = self._as_seen_from_here(left, directory)
         needed = {NEEDS[phase] for phase in plan if phase in NEEDS} - set(plan)
         if continued:
             needed |= {phase for phase in plan if phase not in STORES and phase != "imitate"}
@@ -127,7 +115,7 @@ class Artefacts:
         if "encode" not in self._left:
             raise DataError("a dream needs the latents that the phase 'encode' leaves")
         latents = self._left["encode"]
-        return Beginnings(*(latents[name].astype(np.float32) for name in ("mu", "logvar")))
+        return Beginnings(*(np.asarray(latents[name], np.float32) for name in ("mu", "logvar")))
 
     def state(self) -> State:
         return {"about": self.about, "left": self._left}

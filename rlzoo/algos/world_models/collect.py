@@ -5,22 +5,25 @@ Shape suffixes: B envs, T steps of an episode, A action dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from rlzoo.algos.world_models.frame_store import Column, FrameStore
-from rlzoo.algos.world_models.phases import Images
+from rlzoo.algos.world_models.models import FRAME_SIZE
+from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.pictures import grid, spread
 from rlzoo.algos.world_models.random_policies import RandomPolicy
-from rlzoo.algos.world_models.vae import FRAME_SIZE
+from rlzoo.core.algorithm import Picture, Report
 from rlzoo.core.seeding import TRAIN, episode_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import DataError, Metrics, State
-from rlzoo.envs.batch import EpisodeBatch
+from rlzoo.core.types import Counters, DataError, Metrics, State
+
+if TYPE_CHECKING:
+    from rlzoo.envs.batch import EpisodeBatch
 
 STEPS_AT_ONCE = 100  # of each env, in one `step`: a signal is heard after at most so many
 HOPELESS_EPISODES = 100  # all of them too short: the settings are wrong
@@ -32,6 +35,21 @@ class CollectConfig:
     episodes: int = setting(10_000, "episodes to store (the paper: 10,000)", low=1)
     max_episode_steps: int = setting(1000, "longer ones are cut off (CarRacing: 1000)", low=1)
     min_episode_steps: int = setting(1, "shorter ones are dropped (TakeCover's code: 100)", low=1)
+    policy: Literal["networks", "brownian", "held", "one_control", "controller"] = setting(
+        "networks",
+        "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
+        "uniform actions held for a while (TakeCover), one control of CarRacing at a time, or "
+        "the source's C, disturbed (the paper's iterative training)",
+    )
+    held_steps: int = setting(
+        10, "policy=held, controller: a random action lasts at most this (TakeCover: 10)", low=1
+    )
+    disturbance_rate: float = setting(
+        0.01, "policy=controller: how often a random action cuts in, in each step", low=0, high=1
+    )
+    forced_start_steps: int = setting(
+        0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
+    )
 
 
 class _Round:
@@ -51,7 +69,7 @@ class _Round:
         self.playing_B = np.ones(len(self.reward_BT), bool)
 
 
-class CollectPhase:
+class CollectPhase(Phase):
     """Stores `config.episodes` episodes of a policy as frames, actions and rewards.
 
     A frame is what was seen *before* the action beside it. All envs begin an episode together, and
@@ -59,7 +77,9 @@ class CollectPhase:
     says which env this is; it is kept with the frames.
     """
 
-    name, unit = "collect", "episodes"
+    name: ClassVar = "collect"
+    unit: ClassVar = "episodes"
+    length: ClassVar = "collect.episodes"
 
     def __init__(
         self,
@@ -145,20 +165,23 @@ class CollectPhase:
             "rollout/length_mean_env_steps": float(now.length_B.mean()),
         }
 
-    def done(self) -> bool:
-        return self.progress()[0] >= self.config.episodes
-
     def progress(self) -> tuple[int, int]:
         return (self.frames.num_episodes if self.frames else 0), self.config.episodes
 
-    def images(self) -> Images:
+    def counted(self) -> Counters:
+        return Counters(env_steps=self.env_steps, episodes=self.played)
+
+    def left(self) -> State:
+        return {"path": str(self.directory)}
+
+    def report(self) -> Iterable[Report]:
         """Frames from all over the store."""
         if not self.frames or not self.frames.num_steps:
-            return {}
+            return
         frame_BHWC = self.frames.rows("frame", spread(32, self.frames.num_steps))
         rows = len(frame_BHWC) // 8 or 1
         frame_RCHWC = frame_BHWC[: rows * 8].reshape(rows, -1, *frame_BHWC.shape[1:])
-        return {"collect/frames": grid(frame_RCHWC)}
+        yield Picture("collect/frames", grid(frame_RCHWC))
 
     def state(self) -> State:
         """The end of the last whole round, whose frames are on the disk by then."""
@@ -181,3 +204,6 @@ class CollectPhase:
             self.frames = FrameStore.open(
                 self.directory, about=self.about, num_episodes=state["episodes"]
             )
+
+    def close(self) -> None:
+        self.envs.close()

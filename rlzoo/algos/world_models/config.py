@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 from rlzoo.algos.world_models.collect import CollectConfig
-from rlzoo.algos.world_models.controller import ControllerConfig
-from rlzoo.algos.world_models.executor import require_ray
 from rlzoo.algos.world_models.imitate import ImitateConfig
 from rlzoo.algos.world_models.memory import MemoryConfig
+from rlzoo.algos.world_models.search import ControllerConfig
 from rlzoo.algos.world_models.vision import EncodeConfig, VisionConfig
 from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import UsageError
@@ -20,14 +16,7 @@ PHASES = ("collect", "vision", "encode", "memory", "controller")
 ORDER = (*PHASES[:-1], "imitate", PHASES[-1])  # with the one that needs an agent
 # What a phase cannot do without, and which phase leaves it.
 NEEDS = {"vision": "collect", "encode": "collect", "memory": "encode", "imitate": "collect"}
-# What a finished phase goes on for, if it is raised.
-MORE = {
-    "collect": "collect.episodes",
-    "vision": "vision.epochs",
-    "memory": "memory.epochs",
-    "imitate": "imitate.episodes",
-    "controller": "controller.generations",
-}
+STORES = ("collect", "encode")  # they leave files
 # phase -> phases without which, made anew, what it left is worth nothing
 MADE_WITH = {
     "collect": (),
@@ -36,25 +25,6 @@ MADE_WITH = {
     "memory": ("vision",),
     "controller": ("vision", "memory"),
 }
-
-
-@dataclass(frozen=True)
-class RandomPlayConfig(CollectConfig):
-    policy: Literal["networks", "brownian", "held", "one_control", "controller"] = setting(
-        "networks",
-        "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
-        "uniform actions held for a while (TakeCover), one control of CarRacing at a time, or "
-        "the source's C, disturbed (the paper's iterative training)",
-    )
-    held_steps: int = setting(
-        10, "policy=held, controller: a random action lasts at most this (TakeCover: 10)", low=1
-    )
-    disturbance_rate: float = setting(
-        0.01, "policy=controller: how often a random action cuts in, in each step", low=0, high=1
-    )
-    forced_start_steps: int = setting(
-        0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
-    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +47,7 @@ class WorldModelsConfig:
     continued: bool = setting(
         False, "V, M and C begin as the source's, where this run trains them, not anew", fixed=True
     )
-    collect: RandomPlayConfig = setting(RandomPlayConfig(), "random play")
+    collect: CollectConfig = setting(CollectConfig(), "random play")
     vision: VisionConfig = setting(VisionConfig(), "V, the VAE")
     encode: EncodeConfig = setting(EncodeConfig(), "from frames to latents")
     memory: MemoryConfig = setting(MemoryConfig(), "M, the MDN-RNN")
@@ -145,6 +115,11 @@ class WorldModelsConfig:
                 "algo.controller.train_in=dream: all episodes would be equal, expected "
                 "algo.memory.done_head=true or algo.memory.reward_head=true"
             )
+        if "controller" in self.phases and self.controller.generations is None:
+            raise UsageError(
+                "algo.controller.generations: got null, expected a number: a search in the dream "
+                "takes no env steps, so total_env_steps does not end it"
+            )
 
     def _check_without_source(self) -> None:
         if self.continued:
@@ -160,28 +135,3 @@ class WorldModelsConfig:
                     f"algo.phases: '{name}' needs what '{needs[name]}' leaves: add that phase, or "
                     "a run that went through it (algo.source=RUN)"
                 )
-
-
-def check_run(run: Any) -> None:
-    """UsageError for what the phases would ignore, or ask for hours later."""
-    search = run.algo.controller
-    if run.env.backend == "process" and (search.workers or search.executor == "ray"):
-        raise UsageError(
-            "env.backend=process: workers of algo.controller have their envs in themselves, "
-            "expected algo.controller.workers=0, or env.backend=sync"
-        )
-    if "controller" in run.algo.phases and search.executor == "ray":
-        require_ray()
-
-
-def how_to_do_more(plan: Sequence[str], directory: Path, can_be_raised: bool) -> str:
-    """Advice for a run that has finished all phases of `plan`, the last of which may be resumed."""
-    ways, learnt = [], [name for name in plan if name in ("vision", "memory", "controller")]
-    if can_be_raised and plan[-1] in MORE:
-        ways.append(f"raise algo.{MORE[plan[-1]]} to go on")
-    if learnt:
-        ways.append(
-            f"train {' or '.join(learnt)} further in a new run: rlzoo from={directory} "
-            f"algo.phases=[{learnt[0]}] algo.continued=true"
-        )
-    return ", or ".join(ways) or "so are all its phases"

@@ -1,13 +1,14 @@
 """Dreams: M as an environment (Ha & Schmidhuber 2018, section 4). No frame is ever seen in it.
 
 Observations are features: latents z, and M's h and c after the steps so far, as [z | h | c]. Shape
-suffixes: B dreams, R those of them that are stepped, Z latents, A actions, F features.
+suffixes: B dreams, R those of them that are stepped, N episodes to begin with, Z latents, A
+actions, F features, T steps of a block, X numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +16,58 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
-from rlzoo.algos.world_models.mixture import sample_mixture, split_mixture
-from rlzoo.algos.world_models.noise import EpisodeNoise, normal, uniform
-from rlzoo.algos.world_models.vae import VAE, as_frames
-from rlzoo.core.seeding import TRAIN, episode_seed, numpy_generator
-from rlzoo.core.types import NonFiniteError, State, Step
+from rlzoo.algos.world_models.models import (
+    MDNRNN,
+    VAE,
+    LSTMState,
+    as_frames,
+    sample_mixture,
+    split_mixture,
+)
+from rlzoo.core.seeding import numpy_generator
+from rlzoo.core.types import NonFiniteError, Step
+
+BLOCK_STEPS = 32  # random numbers are drawn for so many steps at once
+
+
+class EpisodeNoise:
+    """Random numbers [size] for each step of B episodes, each drawn from the episode's seed alone.
+
+    So an episode is a function of its seed (and actions), wherever and beside whatever it is
+    played. `draw(generator, shape)` draws float32 numbers.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        size: int,
+        purpose: str,
+        draw: Callable[[np.random.Generator, tuple[int, int]], np.ndarray],
+    ) -> None:
+        self._seeds, self._purpose, self._draw = list(map(int, seeds)), purpose, draw
+        self._block_BTX = np.empty((len(seeds), BLOCK_STEPS, size), np.float32)
+        self._block_B = np.full(len(seeds), -1)  # which block each row holds
+
+    def at(self, rows: np.ndarray, t_R: np.ndarray) -> np.ndarray:
+        """The numbers [R, size] of step t of each of some rows."""
+        block_R = t_R // BLOCK_STEPS
+        drawn: dict[tuple[int, int], np.ndarray] = {}
+        for i in np.flatnonzero(self._block_B[rows] != block_R).tolist():
+            row, block = int(rows[i]), int(block_R[i])
+            key = self._seeds[row], block
+            if key not in drawn:  # equal seeds have equal numbers
+                generator = numpy_generator(key[0], self._purpose, block)
+                drawn[key] = self._draw(generator, self._block_BTX.shape[1:])
+            self._block_BTX[row], self._block_B[row] = drawn[key], block
+        return self._block_BTX[rows, t_R % BLOCK_STEPS]
+
+
+def normal(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return generator.standard_normal(shape, np.float32)
+
+
+def uniform(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return generator.random(shape, np.float32)
 
 
 class Beginnings(NamedTuple):
@@ -55,29 +102,18 @@ class Dream:
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         self.num_envs, size = len(seeds), self._rnn.latent_size
-        self._normal = EpisodeNoise(self.num_envs, size, "dream, normal", normal)
-        self._uniform = EpisodeNoise(self.num_envs, size, "dream, uniform", uniform)
+        self._normal = EpisodeNoise(seeds, size, "dream, normal", normal)
+        self._uniform = EpisodeNoise(seeds, size, "dream, uniform", uniform)
         self.obs_B = np.zeros((self.num_envs, *self.observation_space.shape), np.float32)
         self.length_B = np.zeros(self.num_envs, np.int64)
         self.alive_B = np.ones(self.num_envs, bool)
-        self.begin(range(self.num_envs), seeds)
-        return self.obs_B
-
-    def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Begin other episodes in some rows; the observations are a new array then."""
-        index_R, size = np.asarray(rows), self._rnn.latent_size
-        self.obs_B = self.obs_B.copy()
-        self.obs_B[index_R] = 0
         mu_NZ, logvar_NZ = self._beginnings
-        for row, seed in zip(rows, seeds, strict=True):
+        for row, seed in enumerate(seeds):
             generator = numpy_generator(int(seed), "dream, beginning")
             n = generator.integers(len(mu_NZ))
             noise_Z = generator.standard_normal(size, np.float32)
             self.obs_B[row, :size] = mu_NZ[n] + np.exp(0.5 * logvar_NZ[n]) * noise_Z
-        for noise in (self._normal, self._uniform):
-            noise.reset(rows, seeds)
-        self.length_B[index_R] = 0
-        self.alive_B[index_R] = True
+        return self.obs_B
 
     @torch.inference_mode()
     def step(self, action_BA: np.ndarray) -> Step:
@@ -107,8 +143,8 @@ class Dream:
         """Observations, rewards and ends that follow."""
         rnn = self._rnn
         z_RZ, h_RH, c_RH = obs_RF.split([rnn.latent_size, rnn.hidden_size, rnn.hidden_size], dim=1)
-        memory = rnn.remember(z_RZ, action_RA, Memory(h_RH, c_RH))
-        prediction = rnn.predict(memory.h)
+        state = rnn.remember(z_RZ, action_RA, LSTMState(h_RH, c_RH))
+        prediction = rnn.predict(state.h)
         t_R = self.length_B[rows]
         next_RZ = sample_mixture(
             split_mixture(prediction.mixture, rnn.num_components),
@@ -121,7 +157,7 @@ class Dream:
         reward_R = 1.0 if prediction.reward is None else prediction.reward.numpy()
         logit_R = prediction.done_logit
         done_R = np.zeros(len(rows), bool) if logit_R is None else (logit_R > 0).numpy()
-        return torch.cat([next_RZ, *memory], dim=1).numpy(), reward_R, done_R
+        return torch.cat([next_RZ, *state], dim=1).numpy(), reward_R, done_R
 
     @torch.inference_mode()
     def render(self) -> np.ndarray:
@@ -131,51 +167,3 @@ class Dream:
         return as_frames(self._vae.decode(latent_BZ)).numpy()
 
     def close(self) -> None: ...
-
-
-class DreamVectorEnv:
-    """A dream as a `types.VectorEnv`: the next episode begins where one ends."""
-
-    resume_exact = True
-
-    def __init__(self, dream: Dream, *, num_envs: int, run_seed: int, purpose: str = TRAIN) -> None:
-        self._dream, self._run_seed, self._purpose = dream, run_seed, purpose
-        self.num_envs = num_envs
-        self.observation_space, self.action_space = dream.observation_space, dream.action_space
-        self._episode_B = np.zeros(num_envs, np.int64)
-        dream.reset([self._seed(row) for row in range(num_envs)])
-
-    @property
-    def obs_B(self) -> np.ndarray:
-        return self._dream.obs_B
-
-    def step(self, action_B: np.ndarray) -> Step:
-        step = self._dream.step(action_B)
-        ended = np.flatnonzero(step.terminated_B | step.truncated_B)
-        if len(ended):
-            self._episode_B[ended] += 1
-            self._begin(ended.tolist())
-        return step
-
-    def _begin(self, rows: Sequence[int]) -> None:
-        self._dream.begin(rows, [self._seed(row) for row in rows])
-
-    def _seed(self, row: int) -> int:
-        return episode_seed(self._run_seed, self._purpose, row, int(self._episode_B[row]))
-
-    def state(self) -> State:
-        dream = self._dream
-        return {
-            "episode": self._episode_B.copy(),
-            "length": dream.length_B.copy(),
-            "obs": dream.obs_B.copy(),
-        }
-
-    def load(self, state: State) -> None:
-        self._episode_B[:] = state["episode"]
-        self._begin(range(self.num_envs))
-        self._dream.length_B[:] = state["length"]
-        self._dream.obs_B[:] = state["obs"]
-
-    def close(self) -> None:
-        self._dream.close()

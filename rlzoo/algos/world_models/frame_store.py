@@ -324,6 +324,8 @@ def _read_header(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
         }
         sound = all(c.dtype in DTYPES and min(c.shape, default=1) > 0 for c in columns.values())
         about = dict(header["about"])
+        if "env" in about:  # earlier versions named the module, too, which may have moved since
+            about["env"] = str(about["env"]).rpartition(":")[2]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not the header of a store: {error}") from error
     if not known or not sound or not columns:

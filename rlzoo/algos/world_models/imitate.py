@@ -10,18 +10,17 @@ constant 1), A actions, N parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from rlzoo.algos.world_models.controller_net import Controller
 from rlzoo.algos.world_models.frame_store import FrameStore
-from rlzoo.algos.world_models.population import Senses
+from rlzoo.algos.world_models.phases import Phase
+from rlzoo.algos.world_models.policy import VMCPolicy
 from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Metrics, State, UsageError
+from rlzoo.core.types import Counters, Metrics, State
 
 
 @dataclass(frozen=True)
@@ -33,30 +32,17 @@ class ImitateConfig:
     ridge: float = setting(1.0, "penalty on C's squared weights, in squared outputs", above=0)
 
 
-@dataclass(frozen=True)
-class Driver:
-    """V and M, and C on a part of what they give."""
-
-    senses: Senses
-    controller: Controller
-    columns: slice
-
-    def inputs(self, frame_THWC: np.ndarray, action_TA: np.ndarray, noise_TZ: np.ndarray) -> Tensor:
-        """What C is given in each step of an episode [T, X]."""
-        feature_TF = self.senses.along(frame_THWC, action_TA, noise_TZ)
-        return feature_TF[:, self.columns]
-
-
-class ImitatePhase:
-    """Fits a linear `pupil` to the outputs that `agent` has with `params_N`.
+class ImitatePhase(Phase):
+    """Fits the linear C of a `pupil` to the outputs of an `agent`.
 
     What is kept from episode to episode are sums, so memory is flat. As in training, an episode
     counts until it has had no reward above 0 for `patience_env_steps`: a car that is stuck sees
     the same for hundreds of steps.
     """
 
-    name, unit = "imitate", "episodes"
-    env_steps = 0
+    name: ClassVar = "imitate"
+    unit: ClassVar = "episodes"
+    length: ClassVar = "imitate.episodes"
 
     def __init__(
         self,
@@ -64,14 +50,14 @@ class ImitatePhase:
         *,
         seed: int,
         frames: FrameStore,
-        agent: Driver,
-        params_N: np.ndarray,
-        pupil: Driver,
+        agent: VMCPolicy,
+        pupil: VMCPolicy,
         patience_env_steps: int | None,
     ) -> None:
         self.config, self.seed, self.frames = config, seed, frames
         self.agent, self.pupil, self.patience = agent, pupil, patience_env_steps
-        self._layers = agent.controller.layers(torch.from_numpy(params_N[None].astype(np.float32)))
+        params_1N = torch.from_numpy(agent.params_N[None].astype(np.float32))
+        self._layers = agent.controller.layers(params_1N)
         num_actions = pupil.controller.action_size
         num_inputs, rest = divmod(pupil.controller.num_params, num_actions)
         assert not rest, "linear"
@@ -101,34 +87,35 @@ class ImitatePhase:
     def _seen(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs of the pupil, and outputs of the agent in the same steps."""
         episode = self.frames.episode(index)
-        length = _until_hopeless(episode["reward"], self.patience)
+        length = _steps_until_stuck(episode["reward"], self.patience)
         frame_THWC, action_TA = (episode[name][:length].copy() for name in ("frame", "action"))
         rng = numpy_generator(self.seed, "imitate", index)
         inputs = []
-        for driver in (self.pupil, self.agent):
-            noise_TZ = rng.standard_normal((length, driver.senses.latent_size), np.float32)
-            inputs.append(driver.inputs(frame_THWC, action_TA, noise_TZ))
+        for policy in (self.pupil, self.agent):
+            noise_TZ = rng.standard_normal((length, policy.senses.latent_size), np.float32)
+            inputs.append(policy.inputs(frame_THWC, action_TA, noise_TZ))
         output_TA = self.agent.controller.outputs(self._layers, inputs[1]).double().numpy()
         input_TX = inputs[0].double().numpy()
         if len(self._square_XX) > input_TX.shape[1]:  # a bias comes after the weights
             input_TX = np.concatenate([input_TX, np.ones((length, 1))], axis=1)
         return input_TX, output_TA
 
-    def done(self) -> bool:
-        done, total = self.progress()
-        return done >= total
-
     def progress(self) -> tuple[int, int]:
         return self.episodes, min(self.config.episodes, self.frames.num_episodes)
 
-    def state(self) -> State:
+    def counted(self) -> Counters:
+        return Counters(offline_units=self.episodes)
+
+    def left(self) -> State:
         params_N = self.params_N
+        return {"mean": params_N, "best": params_N}
+
+    def state(self) -> State:
         return {
             "episodes": self.episodes,
             "square": self._square_XX.copy(),
             "product": self._product_XA.copy(),
-            "mean": params_N,
-            "best": params_N,
+            **self.left(),
         }
 
     def load(self, state: State) -> None:
@@ -136,20 +123,7 @@ class ImitatePhase:
         self._square_XX, self._product_XA = np.array(state["square"]), np.array(state["product"])
 
 
-def check_agent(config: Any, env_id: str | None, agent: Any) -> None:
-    """UsageError unless an algorithm has a C for this env that can be imitated."""
-    if not hasattr(agent, "driver") or not agent.params_N.any():
-        raise UsageError(
-            f"algo.imitate.agent: {config.imitates} has no C, expected a run of world_models that "
-            "has come to its phase 'controller'"
-        )
-    if agent.setup.env_id != env_id:
-        raise UsageError(
-            f"algo.imitate.agent: {config.imitates} acts in {agent.setup.env_id}, expected {env_id}"
-        )
-
-
-def _until_hopeless(reward_T: np.ndarray, patience: int | None) -> int:
+def _steps_until_stuck(reward_T: np.ndarray, patience: int | None) -> int:
     """How many steps of an episode count."""
     if patience is None:
         return len(reward_T)

@@ -7,8 +7,9 @@ dimensions, S all sequences.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +17,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlzoo.algos.world_models.frame_store import FrameStore
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN
-from rlzoo.algos.world_models.mixture import (
+from rlzoo.algos.world_models.models import (
+    MDNRNN,
+    VAE,
     mixture_mean,
     mixture_nll,
+    sample,
     sample_mixture,
     split_mixture,
 )
-from rlzoo.algos.world_models.phases import Films, Images
+from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.pictures import decoded, grid, spread
-from rlzoo.algos.world_models.vae import VAE, sample
 from rlzoo.algos.world_models.vision import check_same_data
+from rlzoo.core.algorithm import Film, Picture, Report
 from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import DataError, Metrics, State
+from rlzoo.core.types import Counters, DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named, averaged
 
 SHOWN = 10  # predictions in a picture
 DREAM_STEPS = 200  # of the film
@@ -89,11 +92,12 @@ class Minibatch(NamedTuple):
     has_next_TB: Tensor  # 1 where the next latents are known: not at an episode's end
 
 
-class MemoryPhase:
+class MemoryPhase(Phase):
     """Trains `rnn` on a store of latents. Pictures need V, and the frames if there are any."""
 
-    name, unit = "memory", "minibatches"
-    env_steps = 0
+    name: ClassVar = "memory"
+    unit: ClassVar = "minibatches"
+    length: ClassVar = "memory.epochs"
 
     def __init__(
         self,
@@ -132,16 +136,10 @@ class MemoryPhase:
         total = self.progress()[1]
         for _ in range(min(self.config.block_updates, total - self.updates)):
             self.optimizer.lr = falling(self.config.lr, self.config.final_lr, self.updates / total)
-            outcomes.append(self.update(*self._minibatch()))
+            update = self.update(*self._minibatch())
+            outcomes.append({f"rnn_{name}": value for name, value in update.items()})
             self.updates += 1
-        means = (torch.stack(values).mean() for values in zip(*outcomes, strict=True))
-        names = ["loss", "grad_norm", "nll", "reward_error", "done_loss"]
-        metrics = {f"train/rnn_{name}": mean for name, mean in zip(names, means, strict=True)}
-        if not self.config.reward_head:
-            del metrics["train/rnn_reward_error"]
-        if not self.config.done_head:
-            del metrics["train/rnn_done_loss"]
-        return metrics | {"train/rnn_lr": self.optimizer.lr}
+        return {**averaged(outcomes, "train"), "train/rnn_lr": self.optimizer.lr}
 
     def _minibatch(self) -> Minibatch:
         epoch, position = divmod(self.updates, self.updates_per_epoch)
@@ -179,8 +177,8 @@ class MemoryPhase:
 
     # ---------------------------------------------------------------- learning
 
-    def loss(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
-        """The sum of three means over steps, and each: NLL, squared reward error, done loss.
+    def loss(self, *minibatch: Tensor) -> tuple[Tensor, Named]:
+        """The sum of means over steps, and each: NLL; if M has the heads, reward and done loss.
 
         The NLL is of the next latents, a mean over their dimensions; the latents are sampled anew
         in each minibatch, so that M does not learn to trust V's means.
@@ -194,64 +192,66 @@ class MemoryPhase:
         mixture = split_mixture(prediction.mixture, self.config.num_components)
         nll_N = mixture_nll(mixture, latent_TBZ[1:][is_step_TB]).mean(dim=-1)
         nll = weighted_mean(nll_N, batch.has_next_TB[is_step_TB])
-        reward_error = done_loss = nll.new_zeros(())
+        losses = {"nll": nll}
         if prediction.reward is not None:
-            reward_error = functional.mse_loss(prediction.reward, batch.reward_TB[is_step_TB])
+            reward_N = batch.reward_TB[is_step_TB]
+            losses["reward_error"] = functional.mse_loss(prediction.reward, reward_N)
         if prediction.done_logit is not None:
-            done_loss = functional.binary_cross_entropy_with_logits(
+            losses["done_loss"] = functional.binary_cross_entropy_with_logits(
                 prediction.done_logit,
                 batch.terminated_TB[is_step_TB],
                 pos_weight=nll.new_tensor(self.config.done_weight),
             )
-        return nll + reward_error + done_loss, nll, reward_error, done_loss
+        return torch.stack(list(losses.values())).sum(), losses
 
     # ---------------------------------------------------------------- for the loop
-
-    def done(self) -> bool:
-        done, total = self.progress()
-        return done >= total
 
     def progress(self) -> tuple[int, int]:
         return self.updates, self.config.epochs * self.updates_per_epoch
 
+    def counted(self) -> Counters:
+        return Counters(updates=self.updates, offline_units=self.updates)
+
+    def left(self) -> State:
+        return {"network": module_state(self.rnn)}
+
     @torch.inference_mode()
-    def images(self) -> Images:
-        """Frames of the longest episode; below what V keeps of them, and what M expected."""
-        if self.vae is None:
-            return {}
+    def report(self) -> Iterable[Report]:
+        """What M predicts of the longest episode, and what it dreams of the same actions."""
+        if self.vae is not None:
+            yield Picture("memory/predictions", self._predictions(self.vae))
+            yield Film("memory/dream", self._dream(self.vae), FRAMES_PER_SECOND)
+
+    def _predictions(self, vae: VAE) -> np.ndarray:
+        """Frames of an episode; below what V keeps of them, and what M expected."""
         episode = int(self.latents.length_E.argmax())
         mu_T1Z, action_T1A = self._episode(episode)
         prediction = self.rnn(mu_T1Z[:-1], action_T1A[:-1])
         mixture = split_mixture(prediction.mixture, self.config.num_components)
         shown = spread(SHOWN, len(mu_T1Z) - 1)
-        rows = [decoded(self.vae, mu_T1Z[shown + 1, 0])]
-        rows.append(decoded(self.vae, mixture_mean(mixture)[shown, 0]))
+        rows = [decoded(vae, mu_T1Z[shown + 1, 0])]
+        rows.append(decoded(vae, mixture_mean(mixture)[shown, 0]))
         if self.frames is not None and episode < self.frames.num_episodes:
             steps = self.frames.start_E[episode] + shown + 1
             rows.insert(0, self.frames.rows("frame", steps))
-        return {"memory/predictions": grid(np.stack(rows))}
+        return grid(np.stack(rows))
 
-    @torch.inference_mode()
-    def films(self) -> Films:
+    def _dream(self, vae: VAE) -> np.ndarray:
         """An episode (V's view of it), and beside it what M dreams of the same actions."""
-        if self.vae is None:
-            return {}
         mu_T1Z, action_T1A = self._episode(int(self.latents.length_E.argmax()))
         mu_T1Z = mu_T1Z[:DREAM_STEPS]
         generator = torch_generator(self.seed, "memory", "film", device=self.device)
-        memory, dreamt = self.rnn.initial(1), [mu_T1Z[0]]
+        state, dreamt = self.rnn.initial(1), [mu_T1Z[0]]
         for action_1A in action_T1A[: len(mu_T1Z) - 1]:
-            memory = self.rnn.remember(dreamt[-1], action_1A, memory)
-            output = self.rnn.predict(memory.h).mixture
+            state = self.rnn.remember(dreamt[-1], action_1A, state)
+            output = self.rnn.predict(state.h).mixture
             mixture = split_mixture(output, self.config.num_components)
             shape, device = mu_T1Z[0].shape, self.device
             uniform_1Z = torch.rand(shape, generator=generator, device=device)
             normal_1Z = torch.randn(shape, generator=generator, device=device)
             dreamt.append(sample_mixture(mixture, uniform_1Z, normal_1Z, temperature=1.0))
-        sides = [
-            decoded(self.vae, latent_T1Z[:, 0]) for latent_T1Z in (mu_T1Z, torch.stack(dreamt))
-        ]
-        return {"memory/dream": (np.concatenate(sides, axis=2), FRAMES_PER_SECOND)}
+        sides = [decoded(vae, latent_T1Z[:, 0]) for latent_T1Z in (mu_T1Z, torch.stack(dreamt))]
+        return np.concatenate(sides, axis=2)
 
     def _episode(self, index: int) -> tuple[Tensor, Tensor]:
         """mu [T, 1, Z] and actions [T, 1, A] of an episode."""

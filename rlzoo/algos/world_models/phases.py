@@ -15,31 +15,59 @@ that never stopped, bit for bit.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 
-from rlzoo.core.types import Metrics, State
-
-Images = dict[str, np.ndarray]  # name -> picture [H, W, 3] uint8
-Films = dict[str, tuple[np.ndarray, float]]  # name -> (frames [T, H, W, 3] uint8, per second)
+from rlzoo.core.algorithm import Report
+from rlzoo.core.types import Counters, Metrics, State
 
 
-@runtime_checkable
-class Phase(Protocol):
-    """One stage of training. `images() -> Images` and `films() -> Films` are optional."""
+class Phase:
+    """One stage of training."""
 
-    name: str  # one of `config.ORDER`
-    unit: str  # what `progress` counts, in the plural
-    env_steps: int  # taken in real environments by this phase so far, over all sessions
+    name: ClassVar[str]  # one of `config.ORDER`
+    unit: ClassVar[str]  # what `progress` counts, in the plural
+    length: ClassVar[str]  # the setting of `algo` that says how much there is to do
 
     def step(self) -> Metrics:
         """The smallest piece of work between two safe points. Metrics may be empty."""
-
-    def done(self) -> bool: ...
+        raise NotImplementedError
 
     def progress(self) -> tuple[int, int]:
-        """Units done, and units in all."""
+        """Units done, and units in all; 0 where the phase has no end of its own."""
+        raise NotImplementedError
 
-    def state(self) -> State: ...
-    def load(self, state: State) -> None: ...
+    def done(self) -> bool:
+        done, total = self.progress()
+        return done >= total
+
+    def counted(self) -> Counters:
+        """What this phase has added to the run's counters, over all sessions."""
+        raise NotImplementedError
+
+    def left(self) -> State:
+        """What later phases need of it once it is done. A `path` is that of a store."""
+        raise NotImplementedError
+
+    def params_of_c(self) -> np.ndarray | None:
+        """The parameters that C acts with now, in the phase that searches them."""
+        return None
+
+    def gauges(self) -> dict[str, float]:
+        """Values of the moment, for a log line."""
+        return {}
+
+    def report(self) -> Iterable[Report]:
+        """Pictures and films of the moment."""
+        return ()
+
+    def state(self) -> State:
+        raise NotImplementedError
+
+    def load(self, state: State) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of envs and processes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rlzoo.algos.world_models.vae import VAE, as_frames
+from rlzoo.algos.world_models.models import VAE, as_frames
 
 LINE = 1  # pixels around each picture
 GREY = 128

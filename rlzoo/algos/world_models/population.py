@@ -8,79 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlzoo.algos.world_models.controller_net import Controller
-from rlzoo.algos.world_models.mdn_rnn import MDNRNN, Memory
-from rlzoo.algos.world_models.noise import EpisodeNoise, normal
-from rlzoo.algos.world_models.vae import VAE, sample
+from rlzoo.algos.world_models.dream import EpisodeNoise, normal
+from rlzoo.algos.world_models.models import Controller
+from rlzoo.algos.world_models.policy import Senses
 from rlzoo.core.types import Step
-from rlzoo.envs.batch import EpisodeBatch
 
-FRAMES_AT_ONCE = 500  # of an episode, for V
+if TYPE_CHECKING:
+    from rlzoo.envs.batch import EpisodeBatch
+
 SLICE_STEPS = 20  # of all episodes, between two points where work may be interrupted
-
-Inputs = Literal["zh", "z", "h", "zhc"]
-
-
-class Senses:
-    """V and M as they stand between frames and C. Without `rnn` there is V alone, and H is 0.
-
-    They live on `device`; everything that goes in or comes out is on the CPU.
-    """
-
-    def __init__(
-        self,
-        vae: VAE,
-        rnn: MDNRNN | None,
-        *,
-        latent: Literal["sample", "mean"],
-        device: str = "cpu",
-    ) -> None:
-        self._vae, self._rnn, self._device = vae, rnn, device
-        self._samples = latent == "sample"
-        self.latent_size = vae.latent_size
-        self.hidden_size = rnn.hidden_size if rnn else 0
-        self.num_features = self.latent_size + 2 * self.hidden_size
-
-    def look(self, frame_RHWC: np.ndarray, noise_RZ: np.ndarray) -> Tensor:
-        """Latents [R, Z]."""
-        mu_RZ, logvar_RZ = self._vae.encode(torch.from_numpy(frame_RHWC).to(self._device))
-        if not self._samples:
-            return mu_RZ.cpu()
-        return sample(mu_RZ.cpu(), logvar_RZ.cpu(), torch.from_numpy(noise_RZ))
-
-    def remember(self, feature_RF: Tensor, action_RA: Tensor) -> Tensor:
-        """M's [h | c] after an action."""
-        sizes = [self.latent_size, self.hidden_size, self.hidden_size]
-        z_RZ, h_RH, c_RH = feature_RF.to(self._device).split(sizes, dim=1)
-        if self._rnn is None:
-            return feature_RF[:, :0]
-        memory = self._rnn.remember(z_RZ, action_RA.to(self._device), Memory(h_RH, c_RH))
-        return torch.cat(memory, dim=1).cpu()
-
-    def along(self, frame_THWC: np.ndarray, action_TA: np.ndarray, noise_TZ: np.ndarray) -> Tensor:
-        """Features [T, F] in each step of an episode that is over."""
-        feature_TF = torch.zeros(len(frame_THWC), self.num_features)
-        for first in range(0, len(frame_THWC), FRAMES_AT_ONCE):
-            part = slice(first, first + FRAMES_AT_ONCE)
-            feature_TF[part, : self.latent_size] = self.look(frame_THWC[part], noise_TZ[part])
-        for t in range(1, len(feature_TF)):
-            before = slice(t - 1, t)
-            carry_RM = self.remember(feature_TF[before], torch.from_numpy(action_TA[before]))
-            feature_TF[t, self.latent_size :] = carry_RM[0]
-        return feature_TF
-
-
-def columns(inputs: Inputs, latent_size: int, hidden_size: int) -> slice:
-    """Where the inputs of C stand among the features [z | h | c]."""
-    begin = 0 if "z" in inputs else latent_size
-    return slice(begin, latent_size + hidden_size * sum(part in inputs for part in "hc"))
 
 
 class SeenEpisodes:
@@ -105,8 +48,7 @@ class SeenEpisodes:
         obs_B = self._envs.reset(seeds)
         self.num_envs, self.alive_B = len(seeds), self._envs.alive_B
         self._t = 0
-        self._noise = EpisodeNoise(len(seeds), self._senses.latent_size, "latents", normal)
-        self._noise.reset(range(len(seeds)), seeds)
+        self._noise = EpisodeNoise(seeds, self._senses.latent_size, "latents", normal)
         self._feature_BF = torch.zeros(len(seeds), self._senses.num_features)
         self._look(obs_B)
         return self._feature_BF.numpy()

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.core.seeding import generator_state, load_generator
+from rlzoo.core.algorithm import Memory, Policy
+from rlzoo.core.parts import load_part, state_of
 from rlzoo.core.types import State
 
 
@@ -25,15 +26,6 @@ class RandomPolicy(Protocol):
 
     def state(self) -> State: ...
     def load(self, state: State) -> None: ...
-
-
-class Actor(Protocol):
-    """A policy with a memory, as algorithms are."""
-
-    def initial_memory(self, num_envs: int) -> np.ndarray: ...
-    def act_with_memory(
-        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
-    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class _Policy:
@@ -49,10 +41,10 @@ class _Policy:
 
     def state(self) -> State:
         running = {name: array.copy() for name, array in self.running.items()}
-        return {"rng": generator_state(self.rng), "running": running}
+        return {"rng": state_of(self.rng), "running": running}
 
     def load(self, state: State) -> None:
-        load_generator(self.rng, state["rng"])
+        load_part(self.rng, state["rng"])
         self.running = {name: np.array(array) for name, array in state["running"].items()}
 
 
@@ -197,8 +189,8 @@ def coarse(obs_BHWC: np.ndarray, grid: int) -> np.ndarray:
 class Disturbed(_Policy):
     """Greedy actions of an actor; at a rate, uniform ones for 1 to `longest` steps instead.
 
-    For the second turn of World Models' iterative training (section 6): what is to be seen and
-    remembered is what C meets, and some of what happens when it errs.
+    For World Models' iterative training (section 5): what V and M learn from is what C meets, and
+    some of what happens when it errs.
     """
 
     def __init__(
@@ -206,7 +198,7 @@ class Disturbed(_Policy):
         space: spaces.Box,
         rng: np.random.Generator,
         *,
-        actor: Actor,
+        actor: Policy,
         rate: float,
         longest: int,
     ) -> None:
@@ -214,15 +206,19 @@ class Disturbed(_Policy):
         self.actor, self.rate, self.longest = actor, rate, longest
 
     def reset(self, num_envs: int) -> None:
-        memory_BM = self.actor.initial_memory(num_envs)
         left_B = np.zeros(num_envs, np.int64)
-        action_BA = self.uniform(num_envs)
-        self.running = {"memory": memory_BM, "action": action_BA, "steps_left": left_B}
+        self.running = {"action": self.uniform(num_envs), "steps_left": left_B}
+        self._remember(self.actor.initial(num_envs))
+
+    def _remember(self, memory: Memory) -> None:
+        self.running |= {f"memory_{i}": part for i, part in enumerate(memory)}
 
     def act(self, obs_B: np.ndarray) -> np.ndarray:
         now = self.running
+        memory = tuple(part for name, part in now.items() if name.startswith("memory_"))
         # What is remembered is the actor's own action: a disturbance takes it by surprise.
-        own_BA, now["memory"] = self.actor.act_with_memory(obs_B, now["memory"], explore=False)
+        own_BA, memory = self.actor.act(obs_B, memory, explore=False)
+        self._remember(memory)
         left_B = now["steps_left"]
         begins_B = (left_B == 0) & (self.rng.random(len(left_B)) < self.rate)
         now["action"][begins_B] = self.uniform(int(begins_B.sum()))
@@ -272,7 +268,7 @@ def make_random_policy(
     clipped: Sequence[int] = (),
     forced_start_steps: int = 0,
     held_steps: int = 10,
-    actor: Actor | None = None,
+    actor: Policy | None = None,
     disturbance_rate: float = 0.0,
 ) -> RandomPolicy:
     """`networks` (with actions `clipped` as in C), `brownian`, `held` or `one_control`.

@@ -6,30 +6,32 @@ Ha & Schmidhuber 2018, section 2.2 and appendix A.1. Shape suffixes: B batch, Z 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlzoo.algos.world_models.frame_store import Column, FrameStore
-from rlzoo.algos.world_models.phases import Images
+from rlzoo.algos.world_models.models import FRAME_SIZE, VAE, as_images, has_bf16, vae_loss
+from rlzoo.algos.world_models.phases import Phase
 from rlzoo.algos.world_models.pictures import GREY, decoded, grid, spread
-from rlzoo.algos.world_models.vae import FRAME_SIZE, VAE, as_images, has_bf16
-from rlzoo.algos.world_models.vae_loss import vae_loss
+from rlzoo.core.algorithm import Picture, Report
 from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import DataError, Metrics, State
+from rlzoo.core.types import Counters, DataError, Metrics, State
 from rlzoo.nets.adam import Adam, falling
-from rlzoo.nets.update import GradientStep
+from rlzoo.nets.update import GradientStep, Named, averaged
 
 SHOWN = 10  # frames in a picture of reconstructions
 WALK = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of the prior
 ACTIVE_VARIANCE = 0.01
 BAND_PIXELS = 6  # height of a dimension in the picture of latents
+MAX_BEGINNINGS = 1000  # of dreams
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,12 @@ class VisionConfig:
     block_updates: int = setting(10, "minibatches between two safe points", low=1)
 
 
-class VisionPhase:
+class VisionPhase(Phase):
     """Trains `vae` on the frames of a store."""
 
-    name, unit = "vision", "minibatches"
-    env_steps = 0
+    name: ClassVar = "vision"
+    unit: ClassVar = "minibatches"
+    length: ClassVar = "vision.epochs"
 
     def __init__(
         self,
@@ -88,16 +91,10 @@ class VisionPhase:
         config, total = self.config, self.progress()[1]
         for _ in range(min(config.block_updates, total - self.updates)):
             self.optimizer.lr = falling(config.lr, config.final_lr, self.updates / total)
-            outcomes.append(self.update(*self._minibatch()))
+            update = self.update(*self._minibatch())
+            outcomes.append({f"vae_{name}": value for name, value in update.items()})
             self.updates += 1
-        loss, norm, reconstruction, kl = torch.stack([torch.stack(o) for o in outcomes]).mean(dim=0)
-        return {
-            "train/vae_loss": loss,
-            "train/vae_reconstruction_error": reconstruction,
-            "train/vae_kl": kl,
-            "train/vae_grad_norm": norm,
-            "train/vae_lr": self.optimizer.lr,
-        }
+        return {**averaged(outcomes, "train"), "train/vae_lr": self.optimizer.lr}
 
     def _minibatch(self) -> tuple[Tensor, Tensor]:
         """Frames in an order that is new in each epoch, and noise."""
@@ -113,7 +110,7 @@ class VisionPhase:
         noise_BZ = torch.randn(size, self.config.latent_size, generator=generator)
         return frame_BHWC.to(self.device), noise_BZ.to(self.device)
 
-    def loss(self, frame_BHWC: Tensor, noise_BZ: Tensor) -> tuple[Tensor, ...]:
+    def loss(self, frame_BHWC: Tensor, noise_BZ: Tensor) -> tuple[Tensor, Named]:
         reconstruction_BHWC, mu_BZ, logvar_BZ = self.vae(frame_BHWC, noise_BZ)
         return vae_loss(
             reconstruction_BHWC,
@@ -123,15 +120,17 @@ class VisionPhase:
             free_nats=self.config.free_nats,
         )
 
-    def done(self) -> bool:
-        done, total = self.progress()
-        return done >= total
-
     def progress(self) -> tuple[int, int]:
         return self.updates, self.config.epochs * self.updates_per_epoch
 
+    def counted(self) -> Counters:
+        return Counters(updates=self.updates, offline_units=self.updates)
+
+    def left(self) -> State:
+        return {"network": module_state(self.vae)}
+
     @torch.inference_mode()
-    def images(self) -> Images:
+    def report(self) -> Iterable[Report]:
         """Reconstructions below originals and samples; at the end a walk along each dimension.
 
         That one is as large as the others of a whole run together.
@@ -140,17 +139,16 @@ class VisionPhase:
         mu_BZ, _ = self.vae.encode(torch.from_numpy(frame_BHWC).to(self.device))
         generator = torch_generator(self.seed, "vision", "samples")
         prior_BZ = torch.randn(4 * SHOWN, self.config.latent_size, generator=generator)
-        images = {
-            "vision/reconstructions": grid(np.stack([frame_BHWC, decoded(self.vae, mu_BZ)])),
-            "vision/samples": grid(decoded(self.vae, prior_BZ.unflatten(0, (4, SHOWN)))),
-        }
+        rows = np.stack([frame_BHWC, decoded(self.vae, mu_BZ)])
+        yield Picture("vision/reconstructions", grid(rows))
+        samples_RCHWC = decoded(self.vae, prior_BZ.unflatten(0, (4, SHOWN)))
+        yield Picture("vision/samples", grid(samples_RCHWC))
         if self.done():
             # Each row moves one dimension of the same frame over the prior's range.
             walk_ZCZ = mu_BZ[len(mu_BZ) // 2].repeat(mu_BZ.shape[1], len(WALK), 1)
             for dimension, row_CZ in enumerate(walk_ZCZ):
                 row_CZ[:, dimension] = torch.tensor(WALK)
-            images["vision/latent_walk"] = grid(decoded(self.vae, walk_ZCZ))
-        return images
+            yield Picture("vision/latent_walk", grid(decoded(self.vae, walk_ZCZ)))
 
     def state(self) -> State:
         return {
@@ -176,14 +174,15 @@ class EncodeConfig:
     batch_size: int = setting(500, "frames looked at in one call", low=1)
 
 
-class EncodePhase:
+class EncodePhase(Phase):
     """Turns episodes of frames into episodes of latents: mu and logvar, actions and rewards.
 
     After them come the episodes of `earlier`, latents that the same V made of other frames.
     """
 
-    name, unit = "encode", "episodes"
-    env_steps = 0
+    name: ClassVar = "encode"
+    unit: ClassVar = "episodes"
+    length: ClassVar = ""  # all frames that there are
 
     def __init__(
         self,
@@ -242,26 +241,34 @@ class EncodePhase:
         mu_TZ, logvar_TZ = (torch.cat(pieces).cpu().numpy() for pieces in zip(*pairs, strict=True))
         return mu_TZ.astype(self.config.dtype), logvar_TZ.astype(self.config.dtype)
 
-    def done(self) -> bool:
-        done, total = self.progress()
-        return done >= total
-
     def progress(self) -> tuple[int, int]:
         earlier = self.earlier.num_episodes if self.earlier else 0
         done = self.latents.num_episodes if self.latents else 0
         return done, self.frames.num_episodes + earlier
 
-    def images(self) -> Images:
+    def counted(self) -> Counters:
+        return Counters(offline_units=self.progress()[0])
+
+    def left(self) -> State:
+        """Also the first latents of episodes: what dreams begin with, wherever the store is."""
+        assert self.latents is not None
+        first = self.latents.start_E[:-1][:MAX_BEGINNINGS]
+        mu_NZ, logvar_NZ = (
+            self.latents.rows(name, first).astype(np.float32) for name in ("mu", "logvar")
+        )
+        return {"path": str(self.directory), "mu": mu_NZ, "logvar": logvar_NZ}
+
+    def report(self) -> Iterable[Report]:
         """An episode's latents (means) from left to right, a band for each dimension.
 
         Grey is 0, black -2 and white 2. A band that stays grey carries nothing.
         """
         if self.latents is None or not self.latents.num_episodes:
-            return {}
+            return
         mu_TZ = self.latents.episode(int(self.latents.length_E.argmax()))["mu"]
         grey_TZ = np.clip(GREY + mu_TZ.astype(np.float32) * GREY / 2, 0, 255).astype(np.uint8)
         band_HW = np.repeat(grey_TZ.T, BAND_PIXELS, axis=0)
-        return {"encode/latents": np.repeat(band_HW[:, :, None], 3, axis=2)}
+        yield Picture("encode/latents", np.repeat(band_HW[:, :, None], 3, axis=2))
 
     def state(self) -> State:
         """How far it is; these latents are on the disk by then."""

@@ -1,4 +1,4 @@
-"""The last phase: CMA-ES searches the parameters of C (Ha & Schmidhuber 2018, section 2.4).
+"""The last phase, `controller`: CMA-ES searches C's parameters (Ha & Schmidhuber 2018, 2.4).
 
 One unit of work is a generation: all members play the same episodes, or all of a group do, and
 CMA-ES learns from their mean returns. Shape suffixes: P members, G groups, E episodes, N
@@ -7,41 +7,37 @@ parameters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+import torch
+from gymnasium import spaces
 
 from rlzoo.algos.world_models.cma_es import CMAES, CMAESConfig
+from rlzoo.algos.world_models.dream import Beginnings, Dream
 from rlzoo.algos.world_models.executor import Executor, Kind
-from rlzoo.algos.world_models.population import Inputs, Outcome, Share
+from rlzoo.algos.world_models.memory import MemoryConfig, make_rnn
+from rlzoo.algos.world_models.phases import Phase
+from rlzoo.algos.world_models.policy import PolicyConfig, make_controller, make_senses, to_frames
+from rlzoo.algos.world_models.population import Outcome, Player, SeenEpisodes, Share
+from rlzoo.algos.world_models.vision import VisionConfig, make_vae
+from rlzoo.core.parts import load_module
 from rlzoo.core.seeding import SELECT, TRAIN, episode_seed
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Metrics, State
+from rlzoo.core.types import Counters, Metrics, State
+
+if TYPE_CHECKING:
+    from rlzoo.envs.batch import EpisodeBatch
 
 POPULATION = -1  # in the place of an env's index, for the seeds of a generation's episodes
 
 
 @dataclass(frozen=True)
-class ControllerConfig(CMAESConfig):
-    """The defaults make the paper's CarRacing controller of 867 parameters."""
+class ControllerConfig(PolicyConfig, CMAESConfig):
+    """What C is, how CMA-ES moves, and how members play."""
 
-    inputs: Inputs = setting(
-        "zh", "what C sees: latents z, M's output h, M's cell c (TakeCover: zhc)", fixed=True
-    )
-    latent: Literal["sample", "mean"] = setting(
-        "sample", "z is drawn from V's distribution (the paper), or is its mean"
-    )
-    hidden: int = setting(
-        0, "tanh units between; 0: C is linear (the paper with V alone: 40)", low=0, fixed=True
-    )
-    bias: bool = setting(True, "layers have a bias (TakeCover: none)", fixed=True)
-    clipped_actions: tuple[int, ...] = setting(
-        (),
-        "action dimensions where tanh is clipped to the range instead of scaled to it, so that 0 "
-        "stays 0 (CarRacing's brake: [2])",
-        low=0,
-    )
     train_in: Literal["env", "dream"] = setting("env", "where members play")
     temperature: float = setting(
         1.15, "of the dream: higher is less certain (the paper: 1.15)", above=0
@@ -49,8 +45,8 @@ class ControllerConfig(CMAESConfig):
     max_dream_steps: int = setting(2100, "a dream ends after so many (TakeCover: 2100)", low=1)
     generations: int | None = setting(
         None,
-        "the phase ends after so many, those of a continued search not counted (null: when the run "
-        "is over)",
+        "the phase ends after so many, those of a continued search not counted (null: when "
+        "total_env_steps are over; not where the search takes none)",
         low=1,
     )
     episodes: int = setting(
@@ -95,14 +91,16 @@ class ControllerConfig(CMAESConfig):
     )
 
 
-class ControllerPhase:
+class ControllerPhase(Phase):
     """Searches `num_params` parameters with CMA-ES; `executor` has `population.Player`s.
 
     A generation that is interrupted is played again: until it ends, `state` is the one that it
     began with. So is the evaluation of the mean.
     """
 
-    name, unit = "controller", "generations"
+    name: ClassVar = "controller"
+    unit: ClassVar = "generations"
+    length: ClassVar = "controller.generations"
 
     def __init__(
         self, config: ControllerConfig, *, seed: int, num_params: int, executor: Executor
@@ -211,8 +209,26 @@ class ControllerPhase:
 
     def progress(self) -> tuple[int, int]:
         """Generations; of those in all 0 where only the run's end ends the phase."""
-        done = self.es.generation - self._earlier_generations
-        return done, self.config.generations or 0
+        return self._generations, self.config.generations or 0
+
+    @property
+    def _generations(self) -> int:
+        return self.es.generation - self._earlier_generations
+
+    def counted(self) -> Counters:
+        """A batch of dreamed steps counts as one."""
+        return Counters(
+            env_steps=self.env_steps,
+            episodes=self.played,
+            updates=self._generations,
+            offline_units=self.dream_steps // self.config.num_envs,
+        )
+
+    def left(self) -> State:
+        return self.state()
+
+    def params_of_c(self) -> np.ndarray:
+        return self.params_N
 
     def state(self) -> State:
         return self._under_way or self._state()
@@ -258,3 +274,51 @@ class ControllerPhase:
     def load_policy(self, state: State) -> None:
         """Only the parameters of the policy."""
         self.mean_N, self.best_N = np.array(state["mean"]), np.array(state["best"])
+
+    def close(self) -> None:
+        self.executor.close()
+
+
+# ---------------------------------------------------------------- who plays a share of a generation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a player is made of, in plain values that can be sent to another process."""
+
+    vision: VisionConfig
+    memory: MemoryConfig
+    controller: ControllerConfig
+    make_episodes: Callable[[], EpisodeBatch]
+    action_space: spaces.Box
+    vae: dict[str, np.ndarray]
+    rnn: dict[str, np.ndarray]
+    beginnings: Beginnings | None  # of dreams
+    threads: int
+    device: str
+
+
+def make_player(recipe: Recipe) -> Player:
+    """Called where it plays: in this process or in a worker."""
+    torch.set_num_threads(recipe.threads)
+    config, [action_size] = recipe.controller, recipe.action_space.shape
+    device = "cpu" if config.train_in == "dream" else recipe.device
+    vae = make_vae(recipe.vision, 0, device)
+    rnn = make_rnn(recipe.memory, recipe.vision.latent_size, action_size, 0, device)
+    load_module(vae, recipe.vae)
+    load_module(rnn, recipe.rnn)
+    envs: EpisodeBatch
+    if config.train_in == "dream":
+        assert recipe.beginnings is not None
+        envs = Dream(
+            rnn,
+            recipe.beginnings,
+            recipe.action_space,
+            temperature=config.temperature,
+            max_steps=config.max_dream_steps,
+        )
+    else:
+        senses = make_senses(config, vae, rnn, device)
+        envs = SeenEpisodes(recipe.make_episodes(), senses, preprocess=to_frames)
+    controller, part = make_controller(config, vae, rnn, recipe.action_space)
+    return Player(envs, controller, part, config.num_envs)
