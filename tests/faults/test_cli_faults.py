@@ -12,6 +12,7 @@ import pytest
 from rlzoo.cli.main import main
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.config import CONF_DIR
 from rlzoo.run.run import Run
 
@@ -229,7 +230,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(folder, capsys, monkeypatch):
     def fails(*args: object) -> None:
         raise UsageError("cannot be built")
 
-    monkeypatch.setattr("rlzoo.run.run.build", fails)
+    monkeypatch.setattr("rlzoo.run.build.Builder.build", fails)
     assert main(SMALL) == 64
     assert "cannot be built" in one_error_line(capsys)
     assert not list((folder / "outputs").rglob("*"))
