@@ -59,7 +59,7 @@ class RunConfig:
     threads: int = setting(1, "torch threads; small networks are slower with more", low=1)
     device: Literal["cpu", "cuda"] = setting("cpu", "where networks live")
     compile: bool = setting(False, "compile whole updates (needs a C++ compiler; starts slower)")
-    output_dir: str = setting("outputs", "where run directories are made")
+    output_dir: str = setting("outputs", "runs are made in its folder runs/, sweeps in sweeps/")
     plugins: tuple[str, ...] = setting((), "modules to import first, such as my_package.my_algo")
 
 
