@@ -1,7 +1,42 @@
-"""Reinforcement and imitation learning in PyTorch."""
+"""Reinforcement and imitation learning in PyTorch: train, load, evaluate, compose."""
 
+from __future__ import annotations
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # Read once, when numpy is first imported. The matrices of a policy at work are small: a second
 # BLAS thread costs more than it brings, and on a busy machine each waits for the other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+if TYPE_CHECKING:
+    from rlzoo.core.types import DataError, RlzooError, UsageError
+    from rlzoo.run.library import compose, evaluate, load, resume, train
+    from rlzoo.run.saved import SavedRun
+
+__all__ = [
+    "DataError",
+    "RlzooError",
+    "SavedRun",
+    "UsageError",
+    "compose",
+    "evaluate",
+    "load",
+    "resume",
+    "train",
+]
+
+_ERRORS = {"DataError", "RlzooError", "UsageError"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are first used, so that `import rlzoo` costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'rlzoo' has no attribute '{name}'")
+    module = "rlzoo.core.types" if name in _ERRORS else "rlzoo.run.library"
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.algorithm import Reactive
 from rlzoo.core.seeding import numpy_generator
 from rlzoo.demonstrations.files import encode
 from rlzoo.demonstrations.recording import record
@@ -47,6 +48,6 @@ def random_demonstrations(env_id: str) -> Path:
         return rng.uniform(low, high, (len(obs_B), *space.shape)).astype(space.dtype)
 
     file = Path(_FOLDER.name) / f"{env_id.replace(':', '-')}.npz"
-    recorded = record(act, env, episodes=_EPISODES, seed=0, source=str(file))
+    recorded = record(Reactive(act), env, episodes=_EPISODES, seed=0, source=str(file))
     file.write_bytes(encode(recorded, "imitation"))
     return file

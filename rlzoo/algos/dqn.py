@@ -2,20 +2,20 @@
 returns (Sutton 1988) and prioritised replay (Schaul et al. 2016) as flags.
 
 Rounds of collecting and learning are in rlzoo/algos/off_policy.py; here are the network, the loss
-and the exploration.
+and the exploration. Shape suffixes: B batch, A actions, F features, T steps ahead.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlzoo.algos.off_policy import OffPolicy, OffPolicyConfig, move_towards
 from rlzoo.core.algorithm import Histogram, Reactive, Report, Setup
@@ -23,8 +23,9 @@ from rlzoo.core.seeding import torch_seed
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
+from rlzoo.nets.acting import Forward, numpy_forward
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.q_network import QNetwork
+from rlzoo.nets.mlp import MLP, NetworkConfig, vector_encoder
 from rlzoo.nets.update import GradientStep, Named
 
 Exploration = tuple[np.ndarray, np.ndarray]  # explore_B bool, random_B actions
@@ -44,6 +45,61 @@ class DQNConfig(OffPolicyConfig):
     loss: Literal["huber", "squared"] = setting("huber", "of the TD error; huber is smooth L1")
     double: bool = setting(False, "the online network chooses, the target network values")
     dueling: bool = setting(False, "separate heads for state value and advantages", fixed=True)
+
+
+class QNetwork(nn.Module):
+    """Raw observations [B, ...] to action values [B, A].
+
+    `dueling` splits the last hidden layer into a value and an advantage stream, combined as
+    V + A - mean(A) (Wang et al. 2016, eq. 9). `make_encoder` is what the registry has under
+    `config.name`; it raises UsageError for a space that it cannot read.
+    """
+
+    def __init__(
+        self,
+        obs_space: spaces.Space,
+        num_actions: int,
+        config: NetworkConfig,
+        *,
+        make_encoder: Callable[[spaces.Space], Any] = vector_encoder,
+        dueling: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(obs_space)
+        self.num_actions = num_actions
+        self.dueling = dueling
+        num_features = self.encoder.num_features
+        if not dueling:
+            self.head = MLP((num_features, *config.hidden, num_actions), config.activation)
+            return
+        trunk = (num_features, *config.hidden[:-1])
+        stream = (trunk[-1], *config.hidden[-1:])
+        self.trunk = MLP(trunk, config.activation, activate_last=True)
+        self.value = MLP((*stream, 1), config.activation)
+        self.advantage = MLP((*stream, num_actions), config.activation)
+
+    def forward(self, obs_B: Tensor) -> Tensor:
+        features_BF = self.encoder(obs_B)
+        if not self.dueling:
+            return self.head(features_BF)
+        hidden_BF = self.trunk(features_BF)
+        advantage_BA = self.advantage(hidden_BF)
+        return self.value(hidden_BF) + advantage_BA - advantage_BA.mean(dim=1, keepdim=True)
+
+    def numpy_forward(self) -> Forward:
+        """The same from numpy observations to numpy values, fast for small B (`nets/acting.py`)."""
+        if not self.dueling:
+            return numpy_forward(self.encoder, self.head)
+        trunk = numpy_forward(self.encoder, self.trunk)
+        value, advantage = numpy_forward(self.value), numpy_forward(self.advantage)
+        mean_A1 = np.full((self.num_actions, 1), 1 / self.num_actions, np.float32)
+
+        def forward(obs_B: np.ndarray) -> np.ndarray:
+            hidden_BF = trunk(obs_B)
+            advantage_BA = advantage(hidden_BF)
+            return value(hidden_BF) + advantage_BA - advantage_BA @ mean_A1
+
+        return forward
 
 
 class DQN(OffPolicy):

@@ -19,7 +19,7 @@ from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup, 
 from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, UsageError
-from rlzoo.data.episode_statistics import EpisodeStatistics
+from rlzoo.data.collector import EpisodeStatistics
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
 MAX_TABLE_ENTRIES = 50_000_000
@@ -275,9 +275,12 @@ class TableLearner(Algorithm):
                 actions.append(row.index(max(row)))
         return np.array(actions) + self.first_action
 
+    def q_table(self) -> np.ndarray:
+        """The action values acted on, [states, actions]."""
+        return np.array([self.action_values(state) for state in range(self.num_states)])
+
     def report(self) -> Iterable[Report]:
-        """The action values acted on."""
-        q_SA = np.array([self.action_values(state) for state in range(self.num_states)])
+        q_SA = self.q_table()
         yield Histogram("q_table", q_SA)
         yield ValueMap("eval/value_map", q_SA)
 

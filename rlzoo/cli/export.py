@@ -81,11 +81,8 @@ def halved(state: Any) -> Any:
     """A state whose large float32 arrays have become float16."""
     if isinstance(state, dict):
         return {name: halved(part) for name, part in state.items()}
-    if isinstance(state, np.ndarray | torch.Tensor):
-        array = np.asarray(state)
-        return array.astype(np.float16) if is_large(array) else array
+    if isinstance(state, np.ndarray) and state.dtype == np.float32 and state.size >= HALVED_FROM:
+        return state.astype(np.float16)
+    if isinstance(state, torch.Tensor) and state.dtype == torch.float32:
+        return state.half() if state.numel() >= HALVED_FROM else state
     return state
-
-
-def is_large(array: np.ndarray) -> bool:
-    return array.dtype == np.float32 and array.size >= HALVED_FROM

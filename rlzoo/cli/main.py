@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlzoo.cli.options import taken
-from rlzoo.core import registry
 from rlzoo.core.messages import note
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.stop import StopSignal
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from rlzoo.run.config import RunConfig
-    from rlzoo.run.run import Run
+    from rlzoo.run.saved import SavedRun
 
 HELP = """\
 rlzoo: reinforcement learning in PyTorch. One command trains, resumes exactly, shows the result.
@@ -138,95 +138,44 @@ def train(words: list[str]) -> int:
         print(configuration.to_yaml(config), end="")
         return 0
     with StopSignal().installed() as stop:
-        from rlzoo.io.run_dir import RunDir, provenance
-        from rlzoo.run.build import Builder
-        from rlzoo.run.run import Run, with_restore_class
-        from rlzoo.run.saved import check_agent
+        from rlzoo.run import session
 
-        run_dir = Path(places["run_dir"])
-        output = run_dir.parent if places["run_dir"] else Path(config.output_dir)
-        RunDir.check_writable(output)
-        builder = Builder(config)
-        builder.check_spaces()
-        config = builder.config = with_restore_class(config)
-        builder.check_demonstrations()
-        check_agent(config)
-        if stop():
-            return stop.exit_code
-        if places["run_dir"]:
-            directory = RunDir.claim_at(run_dir)
-        else:
-            directory = RunDir.claim(output, config.algo.name, config.env.name, config.seed)
-        with directory.lock():
-            with directory.preparing():
-                directory.write_text("config.yaml", configuration.to_yaml(config))
-                directory.write_json("overrides.json", words)
-                directory.write_json("provenance.json", provenance())
-                run = Run(config, directory, stop, builder)
-            return _run(run, stop)
+        run_dir = Path(places["run_dir"]) if places["run_dir"] else None
+        _, status = session.begin(config, words, stop, run_dir=run_dir)
+        return stop.exit_code if status == "stopped" else 0
 
 
 def _branch(which: str, words: list[str]) -> RunConfig:
     """The settings of a run, with overrides, for a new run that builds on what it left."""
-    from rlzoo.run.saved import SavedRun
-
-    source = SavedRun(which, outputs=_output_dir(words))
+    source = _saved(which, words)
     return configuration.branched(source.settings, [*words, f"algo.source='{source.path}'"])
 
 
-def _output_dir(words: list[str]) -> Path:
-    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
-    return Path(*roots or ["outputs"])
-
-
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
-    from rlzoo.io import checkpoint
-    from rlzoo.run.saved import SavedRun
-
-    saved = SavedRun(which, outputs=_output_dir(words))
-    directory, path = saved.directory, saved.path
-    config, differences = configuration.with_overrides(saved.settings, words)
+    saved = _saved(which, words)
     if show_only:
+        config, _ = configuration.with_overrides(saved.settings, words)
         print(configuration.to_yaml(config), end="")
         return 0
-    result = path / "result.json"
-    with StopSignal().installed() as stop, directory.lock():
-        reached = checkpoint.reached_step(directory.checkpoints)
-        if "total_env_steps" in differences and config.total_env_steps < reached:
-            raise UsageError(
-                f"total_env_steps: got {config.total_env_steps}, expected at least {reached}, "
-                "which the run has made already"
-            )
-        from rlzoo.run.run import Run, with_restore_class
+    with StopSignal().installed() as stop:
+        from rlzoo.run import session
 
-        config = with_restore_class(config)  # an older run's config.yaml may say `auto`
-        run = Run(config, directory, stop)
-        if result.exists() and (how := run.why_finished()):
-            note(f"{path} is finished; {how}")
-            run.release()
-            return 0
-        for key, (before, after) in differences.items():
-            note(f"changed {key}: {before} -> {after}")
-        if differences:
-            directory.write_text("config.yaml", configuration.to_yaml(config))
-        result.unlink(missing_ok=True)
-        directory.set_status("running")
-        return _run(run, stop)
+        return stop.exit_code if session.resume(saved, words, stop) == "stopped" else 0
 
 
-def _run(run: Run, stop: StopSignal) -> int:
-    note(f"run directory {run.directory.path}")
-    if run.train() == "stopped":
-        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
-        return stop.exit_code
-    return 0
+def _saved(which: str, words: list[str]) -> SavedRun:
+    """A run by its path, or the latest one below the output directory that the words name."""
+    from rlzoo.run.saved import SavedRun
+
+    roots = [str(o.value) for o in configuration.parse(words) if o.key == "output_dir"]
+    return SavedRun(which, outputs=Path(*roots or ["outputs"]))
 
 
 def list_everything(words: list[str]) -> int:
     """The options of each config group, or of those named, one line each."""
     chosen, options = taken(words, ("plugins",))
-    plugins = options.get("plugins", "").strip("[]").split(",")
-    registry.load_plugins(name for name in plugins if name)
+    named = options.get("plugins", "").strip("[]").split(",")
+    plugins.load_plugins(name for name in named if name)
     groups = configuration.groups()
     for group in chosen:
         if group not in groups:

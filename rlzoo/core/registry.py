@@ -7,14 +7,8 @@ plug-in (a module named in `plugins=[...]` or by an entry point of the group `rl
 
 from __future__ import annotations
 
-import functools
 import importlib
-import importlib.metadata
-import os
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlzoo.core.settings import nearest
@@ -26,7 +20,7 @@ class Entry:
     """Where what is registered and its settings dataclass live ('module:attribute' each).
 
     An algo is a `types.Algorithm`; a network makes an encoder from an observation space
-    (rlzoo/nets/encoders.py); a replay has `build(config, obs_space, action_space, num_envs)`.
+    (rlzoo/nets/mlp.py); a replay has `build(config, obs_space, action_space, num_envs)`.
     """
 
     target: str
@@ -53,7 +47,7 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         "airl": Entry("rlzoo.algos.gail.airl:AIRL", "rlzoo.algos.gail.airl:AIRLConfig"),
     },
     "network": {
-        "mlp": Entry("rlzoo.nets.encoders:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),
+        "mlp": Entry("rlzoo.nets.mlp:vector_encoder", "rlzoo.nets.mlp:NetworkConfig"),
         "nature_cnn": Entry("rlzoo.nets.cnn:image_encoder", "rlzoo.nets.mlp:NetworkConfig"),
     },
     "replay": {
@@ -63,9 +57,6 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
         ),
     },
 }
-
-# Folders with config groups that plug-ins brought along (a `conf` folder beside their module).
-plugin_conf_dirs: list[Path] = []
 
 
 def register(kind: str, name: str, target: str, config: str) -> None:
@@ -101,27 +92,3 @@ def get(kind: str, name: str) -> tuple[Any, type]:
 def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def load_plugins(modules: Iterable[str]) -> None:
-    """Import plug-in modules: those named, and those installed as entry points."""
-    # A plug-in in the current directory is found also when rlzoo runs as a console script.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    for module in (*_installed_plugins(), *modules):
-        if not isinstance(module, str) or not all(p.isidentifier() for p in module.split(".")):
-            raise UsageError(f"plugins: got {module!r}, expected a module such as my_package.algo")
-        try:
-            loaded = importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"plugins: cannot import '{module}': {error}") from error
-        file = getattr(loaded, "__file__", None)  # a namespace package has none
-        conf = Path(file or os.devnull).parent / "conf"
-        if conf.is_dir() and conf not in plugin_conf_dirs:
-            plugin_conf_dirs.append(conf)
-
-
-@functools.cache
-def _installed_plugins() -> tuple[str, ...]:
-    return tuple(p.module for p in importlib.metadata.entry_points(group="rlzoo.plugins"))

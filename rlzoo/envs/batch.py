@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
 
+from rlzoo.core.messages import cause
 from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, Step
 from rlzoo.envs.checks import SpaceCheck
-from rlzoo.envs.episodes import Env
+from rlzoo.envs.episodes import Env, ends, faults_as, made
 from rlzoo.envs.sync import check_action_form, empty_step
 
 
@@ -46,7 +49,7 @@ class GymEpisodes:
     ) -> None:
         """`out`: write the steps there (shared memory); `first_member`: what errors count from."""
         self._make, self._first_member, self._out = make, first_member, out
-        self._envs = [make()]
+        self._envs = [made(make, f"member {first_member}")]
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self._obs_check = SpaceCheck(self.observation_space, action=False)
@@ -54,17 +57,15 @@ class GymEpisodes:
         self.num_envs = 0  # until the first reset
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        while len(self._envs) < len(seeds):
-            self._envs.append(self._make())
         self.num_envs, self._seeds, self._length = len(seeds), list(seeds), 0
         self.alive_B = np.ones(self.num_envs, dtype=bool)
         out = self._out or empty_step(self.observation_space, self.num_envs)
         self._step = Step(*(array_B[: self.num_envs] for array_B in out))
         for i, seed in enumerate(seeds):
-            try:
+            if i == len(self._envs):
+                self._envs.append(made(self._make, f"member {self._first_member + i}"))
+            with faults_as(partial(self._error, i), "reset: "):
                 obs, _ = self._envs[i].reset(seed=seed)
-            except Exception as error:
-                raise self._error(i, f"{type(error).__name__}: {error}") from error
             self._see(i, obs)
             for values_B in self._step[1:]:
                 values_B[i] = 0
@@ -79,14 +80,16 @@ class GymEpisodes:
             try:
                 obs, reward, terminated, truncated, _ = self._envs[i].step(action)
                 reward = float(reward)
-            except Exception as error:
-                raise self._error(i, f"{type(error).__name__}: {error}") from error
+                terminated_B[i], truncated_B[i] = ends(terminated, truncated)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise self._error(i, cause(error)) from error
             self._see(i, obs)
             if not isfinite(reward):
                 raise self._error(
                     i, f"reward: got {reward}, expected a finite number", NonFiniteError
                 )
-            terminated_B[i], truncated_B[i] = terminated, truncated
             reward_B[i] = reward  # last: see process_batch.py, which takes it as the sign of life
         self.alive_B &= ~(terminated_B | truncated_B)
         return self._step
@@ -98,8 +101,10 @@ class GymEpisodes:
         """The value in its space's own type."""
         try:
             value = check.coerced(value)
-        except ValueError as error:
-            raise self._error(i, f"{what}: {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._error(i, f"{what}: {cause(error)}") from error
         if not check.values(value):
             kind = EnvError if np.isfinite(value).all() else NonFiniteError
             raise self._error(i, f"{what}: {check.fault(value)}", kind)
@@ -110,8 +115,20 @@ class GymEpisodes:
         return kind(f"{where}: {' '.join(what.split())}")
 
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
+        with ExitStack() as stack:  # all of them, even if one cannot be closed
+            for i in reversed(range(len(self._envs))):
+                stack.callback(self.close_one, i)
+
+    def close_one(self, i: int) -> None:
+        with faults_as(
+            lambda text: EnvError(f"member {self._first_member + i}: {text}"), "close: "
+        ):
+            self._envs[i].close()
+
+    @property
+    def capacity(self) -> int:
+        """How many envs have been made."""
+        return len(self._envs)
 
 
 def member(index: int, seed: int, step: int) -> str:

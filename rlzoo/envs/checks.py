@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from rlzoo.core.types import UsageError
+from rlzoo.core.types import EnvError, UsageError
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -40,7 +40,7 @@ class SpaceCheck:
         return self.form(value) and self.values(value)
 
     def coerced(self, value: Any) -> Any:
-        """One value in the space's own type, or a ValueError that says what is wrong.
+        """One value in the space's own type, or an EnvError that says what is wrong.
 
         As in gymnasium, a NumPy integer is an integer, and an observation's dtype may be widened.
         """
@@ -52,7 +52,7 @@ class SpaceCheck:
             if np.can_cast(value.dtype, dtype, self._casting):
                 value = np.asarray(value, dtype=dtype)
         if not self.form(value):
-            raise ValueError(f"got {describe(value)}, expected {self._expected}")
+            raise EnvError(f"got {describe(value)}, expected {self._expected}")
         return value
 
     def fault(self, value: Any) -> str:

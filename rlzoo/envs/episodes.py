@@ -15,7 +15,8 @@ How far that goes is the env's restore class (found out by `rlzoo.envs.restore.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from math import isfinite
 from typing import Any, Literal
@@ -24,11 +25,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rlzoo.core.messages import cause
 from rlzoo.core.seeding import episode_seed
-from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, State
-from rlzoo.envs.checks import SpaceCheck
+from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, State, UsageError
+from rlzoo.envs.checks import SpaceCheck, describe
 
 Env = gymnasium.Env[Any, Any]
+BOOLS = (bool, np.bool_)
 RestoreClass = Literal["replay", "settle", "rebuild", "restart"]
 
 
@@ -85,14 +88,18 @@ class EpisodeEnv:
         try:
             obs, reward, terminated, truncated, _ = self._step(action)
             reward = float(reward)
-        except Exception as error:
-            raise self.error(f"{type(error).__name__}: {error}") from error
+            if terminated.__class__ is not bool or truncated.__class__ is not bool:
+                terminated, truncated = ends(terminated, truncated)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.error(cause(error)) from error
         if not self._obs_form(obs):
             obs = self._coerced_observation(obs)
         if not isfinite(reward):
             raise self.error(f"reward: got {reward}, expected a finite number", NonFiniteError)
         self.obs = obs
-        return obs, reward, bool(terminated), bool(truncated)
+        return obs, reward, terminated, truncated
 
     def finish(self) -> None:
         """The episode ended: begin the next one, or wait for `begin`."""
@@ -104,7 +111,7 @@ class EpisodeEnv:
     def begin(self, episode_index: int) -> None:
         """Go to the start of an episode."""
         if self.restore == "rebuild":
-            self.env.close()
+            self.close()
             self._open()
         self._reset(episode_index)
 
@@ -145,13 +152,7 @@ class EpisodeEnv:
     # Inside --------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        try:
-            self.env = self._make()
-        except RlzooError:
-            raise
-        except Exception as error:
-            text = f"env {self.env_index} cannot be made: {type(error).__name__}: {error}"
-            raise EnvError(text) from error
+        self.env = made(self._make, f"env {self.env_index}")
         self._step = self.env.step
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
@@ -166,8 +167,10 @@ class EpisodeEnv:
         self.over = False
         try:
             obs, _ = self.env.reset(seed=self.seed)
-        except Exception as error:
-            raise self.error(f"reset: {type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.error(f"reset: {cause(error)}") from error
         if not self._obs_form(obs):
             obs = self._coerced_observation(obs)
         if not self.obs_check.values(obs):
@@ -177,14 +180,16 @@ class EpisodeEnv:
     def _coerced_observation(self, obs: Any) -> Any:
         try:
             return self.obs_check.coerced(obs)
-        except ValueError as error:
-            raise self.error(f"observation: {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.error(f"observation: {cause(error)}") from error
 
     def _own_action(self, action: Any) -> Any:
         """A checked action that stays as it is, even if the caller reuses its array."""
         try:
             action = self.action_check.coerced(action)
-        except ValueError as error:
+        except EnvError as error:
             raise self.error(f"action: {error}") from error
         if not self.action_check.values(action):
             raise self.action_error(action)
@@ -204,7 +209,39 @@ class EpisodeEnv:
         return kind(f"{where}: {' '.join(text.split())}")
 
     def close(self) -> None:
-        self.env.close()
+        with faults_as(self.error, "close: "):
+            self.env.close()
+
+
+def made(make: Callable[[], Env], who: str) -> Env:
+    """The env; whatever it raises but a UsageError is an EnvError that says `who` it would be."""
+    try:
+        return make()
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:
+        raise EnvError(f"{who} cannot be made: {cause(error)}") from error
+
+
+@contextmanager
+def faults_as(error: Callable[[str], RlzooError], what: str) -> Iterator[None]:
+    """Whatever is raised inside, but for an interrupt, becomes `error(what and its cause)`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:
+        raise error(what + cause(fault)) from fault
+
+
+def ends(terminated: Any, truncated: Any) -> tuple[bool, bool]:
+    """Both as Python's bools; an EnvError for what is neither a bool nor one of NumPy's."""
+    for name, value in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(value, BOOLS) and (
+            not isinstance(value, np.ndarray) or value.shape or value.dtype != bool
+        ):
+            raise EnvError(f"{name}: got {describe(value)}, expected a bool")
+    return bool(terminated), bool(truncated)
 
 
 def place(env_index: int, episode_index: int, seed: int, step: int) -> str:

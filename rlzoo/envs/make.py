@@ -12,9 +12,10 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from rlzoo.core.messages import cause
 from rlzoo.core.seeding import TRAIN
 from rlzoo.core.settings import nearest, setting
-from rlzoo.core.types import UsageError, VectorEnv
+from rlzoo.core.types import EnvError, RlzooError, UsageError, VectorEnv
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
@@ -104,7 +105,8 @@ def make_env(
     """One env with array (or integer) observations and its time limit, free of checking wrappers.
 
     `spec` is the already looked-up `config.id`, for a process in which that id is not registered.
-    Raises UsageError for an unknown id, wrong `kwargs`, or a package that is not installed.
+    Raises UsageError for an unknown id, wrong `kwargs`, or a package that is not installed, and
+    EnvError for whatever else the constructor raises.
     """
     spec = copy.deepcopy(spec or find_spec(config.id))
     spec.order_enforce, spec.disable_env_checker = False, True  # EpisodeEnv does both, faster
@@ -117,6 +119,11 @@ def make_env(
         raise UsageError(f"env.id={spec.id} needs another package: {error}") from error
     except TypeError as error:
         raise UsageError(f"env.kwargs: {error}") from error
+    except (KeyboardInterrupt, RlzooError):
+        raise
+    except BaseException as error:
+        text = f"env.id={spec.id}: its constructor raised {cause(error)}"
+        raise EnvError(text) from error
     env = with_array_observations(env)
     return with_time_feature(env) if config.time_feature else env
 

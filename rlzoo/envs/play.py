@@ -1,9 +1,9 @@
 """Whole episodes of a policy: the one loop that plays them, whatever for.
 
 Evaluation, the final test, films, the window, demonstrations and their fit report all read from
-it. The policy is always called with `ROWS` observations, some of them padding: a matrix product
-may round a row differently in a batch of another size, and then the return of an episode would
-depend on how many are played side by side. Shape suffixes: R rows of such a batch.
+it. The policy is always asked for one action at a time: a matrix product may round a row
+differently in a batch of another size, and in another place of the same batch, and then the return
+of an episode would depend on what is played beside it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import numpy as np
 from rlzoo.core.algorithm import Memory, Policy
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 
-ROWS = 8
-
 
 class Playing:
     """An episode that is being played; one object from its start to its end."""
@@ -30,6 +28,13 @@ class Playing:
         self.reward = 0.0
         self.terminated = self.truncated = False
         self.return_ = 0.0  # undiscounted sum of raw rewards so far
+
+    def advance(self, policy: Policy, *, explore: bool) -> None:
+        """Act, and take a step."""
+        obs_B = np.asarray(self.env.obs)[None]
+        [self.action], self.memory = policy.act(obs_B, self.memory, explore=explore)
+        _, self.reward, self.terminated, self.truncated = self.env.step(self.action)
+        self.return_ += self.reward
 
     @property
     def obs(self) -> Any:
@@ -67,45 +72,12 @@ def play(
     for i in range(len(envs)):
         yield from begin(i)
     while playing:
-        actions = act(policy, list(playing.values()), explore=explore)
-        for (i, episode), action in zip(list(playing.items()), actions, strict=True):
-            _, reward, episode.terminated, episode.truncated = episode.env.step(action)
-            episode.action, episode.reward = action, reward
-            episode.return_ += reward
+        for i, episode in list(playing.items()):
+            episode.advance(policy, explore=explore)
             yield episode
             if episode.over:
                 del playing[i]
                 yield from begin(i)
-
-
-def act(policy: Policy, playing: Sequence[Playing], *, explore: bool) -> list[Any]:
-    """An action for each of some episodes, whose memories go on."""
-    actions: list[Any] = []
-    for first in range(0, len(playing), ROWS):
-        group = playing[first : first + ROWS]
-        obs_B = np.stack([episode.obs for episode in group])
-        memory_B = tuple(map(np.concatenate, zip(*(e.memory for e in group), strict=True)))
-        action_B, memory_B = act_in_rows(policy, obs_B, memory_B, explore=explore)
-        actions += list(action_B)
-        for b, episode in enumerate(group):
-            episode.memory = tuple(part_B[b : b + 1] for part_B in memory_B)
-    return actions
-
-
-def act_in_rows(
-    policy: Policy, obs_B: np.ndarray, memory_B: Memory, *, explore: bool
-) -> tuple[np.ndarray, Memory]:
-    """Actions and memories of at most `ROWS` observations, in a batch of exactly so many."""
-    count = len(obs_B)
-    action_R, memory_R = policy.act(_padded(obs_B), tuple(map(_padded, memory_B)), explore=explore)
-    return action_R[:count], tuple(part_R[:count] for part_R in memory_R)
-
-
-def _padded(array_B: np.ndarray) -> np.ndarray:
-    padding = ROWS - len(array_B)
-    if not padding:
-        return array_B
-    return np.concatenate([array_B, np.repeat(array_B[:1], padding, axis=0)])
 
 
 @contextmanager

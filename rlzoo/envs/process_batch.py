@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from rlzoo.core.types import Step
 from rlzoo.envs.batch import GymEpisodes, at_rest, member
 from rlzoo.envs.episodes import Env
-from rlzoo.envs.process import LONG_SECONDS, Crew, Shared
+from rlzoo.envs.process import REPLAY_SECONDS, Crew, SharedMemory, spaces_of
 from rlzoo.envs.sync import check_action_form
 
 
@@ -26,10 +25,8 @@ class ProcessEpisodes:
         self, make: Callable[[], Env], *, workers: int = 0, timeout_seconds: float = 60.0
     ) -> None:
         self._make, self._workers, self._timeout_seconds = make, workers, timeout_seconds
-        self._template = make()
-        self.observation_space = self._template.observation_space
-        self.action_space = self._template.action_space
-        self._template.close()
+        self._spaces = spaces_of(make, "member 0")
+        self.observation_space, self.action_space = self._spaces
         self._crew: Crew | None = None
         self._capacity = 0
 
@@ -38,9 +35,8 @@ class ProcessEpisodes:
         self.alive_B = np.ones(self.num_envs, dtype=bool)
         crew = self._crew_of(self.num_envs)
         self._step = Step(*(array_B[: self.num_envs] for array_B in crew.shared.step))
-        self._step.reward_B.fill(np.nan)
-        crew.ask("reset", [seeds[worker.envs] for worker in crew.workers])
-        crew.answers(LONG_SECONDS)
+        crew.await_rewards()
+        crew.ask("reset", [seeds[envs] for envs in crew.slices], seconds=REPLAY_SECONDS)
         return self._step.next_obs_B
 
     def step(self, action_B: np.ndarray) -> Step:
@@ -50,8 +46,8 @@ class ProcessEpisodes:
         crew, step = self._crew, at_rest(self._step, ~self.alive_B)
         np.copyto(crew.shared.action_B[: self.num_envs], action_B, casting="same_kind")
         step.reward_B[self.alive_B] = np.nan  # see _suspect
-        crew.ask("step", [self.alive_B[worker.envs] for worker in crew.workers])
-        crew.answers(self._timeout_seconds)
+        alive = [self.alive_B[envs] for envs in crew.slices]
+        crew.ask("step", alive, seconds=self._timeout_seconds)
         self.alive_B &= ~(step.terminated_B | step.truncated_B)
         return step
 
@@ -62,7 +58,7 @@ class ProcessEpisodes:
             self._capacity = num_envs
             self._crew = Crew(
                 partial(_EpisodesServer, self._make),
-                self._template,
+                self._spaces,
                 num_envs=num_envs,
                 workers=self._workers,
                 suspect=self._suspect,
@@ -70,28 +66,42 @@ class ProcessEpisodes:
         return self._crew
 
     def _suspect(self, envs: slice, step: Step) -> str:
-        """Which member a silent worker was busy with: the first that has not written its reward."""
+        """Which member a lost worker was busy with: the first that has not written its reward."""
         i = envs.start + int(np.isnan(step.reward_B[envs]).argmax())
         i = min(i, self.num_envs - 1)  # a worker may have nothing to play
         return member(i, self._seeds[i], self._length)
 
     def close(self) -> None:
-        """End the workers; a second call does nothing."""
+        """Close the envs, end the workers; a second call does nothing.
+
+        EnvError for an env that cannot be closed; no worker is left then, either.
+        """
         if self._crew is not None:
             self._crew.close()
 
 
 class _EpisodesServer:
-    """Steps a slice of a ProcessEpisodes, or the first ones of it where fewer play."""
+    """In the worker: steps a slice of a ProcessEpisodes, or the first of it where fewer play."""
 
-    def __init__(self, make: Callable[[], Env], envs: slice, shared: Shared) -> None:
-        self._shared = shared
-        self._episodes = GymEpisodes(make, first_member=envs.start, out=shared.step)
+    def __init__(
+        self,
+        make: Callable[[], Env],
+        envs: slice,
+        _sign: Callable[[], None],
+        memory: SharedMemory,
+    ) -> None:
+        self._shared = memory.arrays().part(envs)
+        self._episodes = GymEpisodes(make, first_member=envs.start, out=self._shared.step)
 
-    def __call__(self, command: str, argument: Any) -> None:
-        episodes = self._episodes
-        if command == "reset":
-            episodes.reset(argument)
-        elif argument.any():
-            episodes.alive_B[:] = argument
-            episodes.step(self._shared.action_B[: episodes.num_envs])
+    def reset(self, seeds: Sequence[int]) -> None:
+        self._episodes.reset(seeds)
+
+    def step(self, alive_B: np.ndarray) -> None:
+        if alive_B.any():
+            self._episodes.alive_B[:] = alive_B
+            self._episodes.step(self._shared.action_B[: self._episodes.num_envs])
+
+    def close(self) -> None:
+        for i in range(self._episodes.capacity):
+            self._episodes.close_one(i)
+            self._shared.step.reward_B[i] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,9 @@ class SyncVectorEnv:
             self.obs_B[i] = member.obs
 
     def close(self) -> None:
-        for member in self.members:
-            member.close()
+        with ExitStack() as stack:  # all of them, even if one cannot be closed
+            for member in reversed(self.members):
+                stack.callback(member.close)
 
 
 def empty_step(observation_space: spaces.Space[Any], num_envs: int) -> Step:

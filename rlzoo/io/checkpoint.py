@@ -101,7 +101,7 @@ def check(state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """The state of one checkpoint, every byte verified; tensors come back as numpy arrays.
+    """The state of one checkpoint, every byte verified; tensors come back on the CPU.
 
     DataError with one line that names the file when anything is corrupt, foreign or hostile.
     """

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from rlzoo.core.types import DataError, State
-from rlzoo.io.files import MAX_JSON_DEPTH, parse_json
+from rlzoo.io.files import MAX_JSON_DEPTH
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 32
-_TENSOR = "$tensor"  # {"$tensor": name} stands for an array; a key's own leading $ is doubled
+# {"$tensor": name} stands for a NumPy array, {"$torch": name} for a tensor. A key's own leading $
+# is doubled. Before schema 2 tensors were written as arrays.
+_ARRAY, _TORCH = "$tensor", "$torch"
 
 # Names of dtypes in the safetensors format. All are little-endian on the disk.
 DTYPES = {
@@ -53,13 +56,14 @@ def _encode(value: Any, name: str, depth: int, arrays: dict[str, np.ndarray]) ->
         return [_encode(v, f"{name}/{i}", depth + 1, arrays) for i, v in enumerate(value)]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    arrays[name] = _as_array(value, name)
-    return {_TENSOR: name}
-
-
-def _as_array(value: Any, name: str) -> np.ndarray:
     torch = sys.modules.get("torch")  # not imported: then nothing can be a tensor
-    if torch is not None and isinstance(value, torch.Tensor):
+    mark = _TORCH if torch is not None and isinstance(value, torch.Tensor) else _ARRAY
+    arrays[name] = _as_array(value, name, mark)
+    return {mark: name}
+
+
+def _as_array(value: Any, name: str, mark: str) -> np.ndarray:
+    if mark == _TORCH:
         try:
             value = value.detach().cpu().numpy()
         except TypeError as error:
@@ -73,7 +77,7 @@ def _as_array(value: Any, name: str) -> np.ndarray:
 
 
 def decode(tree: Any, arrays: dict[str, np.ndarray], where: Path) -> State:
-    """The inverse of `encode`; tensors come back as arrays. DataError where the tree is foreign."""
+    """The inverse of `encode`. DataError where the tree is foreign."""
     state = _decode(tree, arrays, where)
     require(isinstance(state, dict), where, "holds no state")
     return state
@@ -84,66 +88,52 @@ def _decode(node: Any, arrays: dict[str, np.ndarray], where: Path) -> Any:
         return [_decode(item, arrays, where) for item in node]
     if not isinstance(node, dict):
         return node
-    if _TENSOR in node:
-        name = node[_TENSOR]
-        known = len(node) == 1 and isinstance(name, str) and name in arrays
-        require(known, where, f"refers to the array {name!r:.100}, which is not there")
-        return arrays[name]
+    for mark in (_ARRAY, _TORCH):
+        if mark in node:
+            name = node[mark]
+            known = len(node) == 1 and isinstance(name, str) and name in arrays
+            require(known, where, f"refers to the array {name!r:.100}, which is not there")
+            return arrays[name] if mark == _ARRAY else _as_tensor(arrays[name])
     return {key.removeprefix("$"): _decode(item, arrays, where) for key, item in node.items()}
 
 
+def _as_tensor(array: np.ndarray) -> Any:
+    import torch  # only where a state has tensors
+
+    return torch.from_numpy(array)
+
+
 def read_safetensors(data: bytes, where: Path) -> dict[str, np.ndarray]:
-    """Arrays of a safetensors file; DataError unless every byte belongs to exactly one of them."""
-    require(len(data) >= 8, where, "too short for a safetensors file")
+    """Arrays of a safetensors file; DataError unless every byte belongs to exactly one of them.
+
+    The library sees to that. It would parse a header of 100 MB, which takes gigabytes, and does
+    not know what NumPy can hold.
+    """
     length = int.from_bytes(data[:8], "little")
-    most = min(MAX_HEADER_BYTES, len(data) - 8)
+    most = MAX_HEADER_BYTES
     require(length <= most, where, f"header of {length} bytes, expected at most {most}")
-    header = parse_json(data[8 : 8 + length], where)
-    require(isinstance(header, dict), where, "the header is not a mapping")
-    header.pop("__metadata__", None)
-    body = memoryview(data)[8 + length :]
-    arrays: dict[str, np.ndarray] = {}
-    position = 0
-    for begin, end, name, dtype, shape in sorted(_spans(header, where)):
-        require(begin == position, where, f"the bytes of {name!r:.100} overlap or leave a gap")
-        require(end <= len(body), where, f"the bytes of {name!r:.100} go beyond the file's end")
-        arrays[name] = np.frombuffer(body[begin:end], dtype).reshape(shape).copy()
-        position = end
-    require(position == len(body), where, "bytes at the end belong to no array")
+    try:
+        tensors = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{where}: {str(error)!r:.200}") from error
+    arrays = {}
+    for name, tensor in tensors:
+        array_bytes(tensor["dtype"], tensor["shape"], where)
+        flat = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
+        arrays[name] = flat.reshape(tensor["shape"])
     return arrays
-
-
-def _spans(header: dict[str, Any], where: Path) -> list[tuple[int, int, str, str, list[int]]]:
-    spans = []
-    for name, entry in header.items():
-        complaint = f"the header entry of {name!r:.100} is malformed"
-        require(
-            isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"},
-            where,
-            complaint,
-        )
-        size = array_bytes(entry["dtype"], entry["shape"], where)
-        offsets = entry["data_offsets"]
-        require(_are_counts(offsets) and len(offsets) == 2, where, complaint)
-        begin, end = offsets
-        require(end - begin == size, where, f"{name!r:.100} has {end - begin} bytes, not {size}")
-        spans.append((begin, end, name, DTYPES[entry["dtype"]], entry["shape"]))
-    return spans
 
 
 def array_bytes(dtype: Any, shape: Any, where: Path) -> int:
     """Size in bytes of an array as a foreign file describes it; DataError if there can't be one."""
     known = isinstance(dtype, str) and dtype in DTYPES
     require(known, where, f"got the dtype {dtype!r:.100}, expected one of {', '.join(DTYPES)}")
-    sound = _are_counts(shape) and len(shape) <= MAX_DIMENSIONS
+    sound = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+    sound = sound and all(type(n) is int and n >= 0 for n in shape)
     # NumPy also multiplies the other dimensions of an empty array.
     sound = sound and math.prod(max(n, 1) for n in shape) < 2**56
     require(sound, where, f"got the shape {shape!r:.100}")
     return math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
 
 
 def require(condition: bool, where: Path, complaint: str) -> None:

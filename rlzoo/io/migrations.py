@@ -72,6 +72,8 @@ def _algorithm(state: State) -> State:
         state["early_stop"] = {name: state.pop(name) for name in names}
     if "generator" in state:  # gail, airl
         state["generator"] = _algorithm(state["generator"])
+        if "counters" in state["generator"]:
+            state.setdefault("counters", state["generator"]["counters"])
         if "cloning" in state:
             state["cloning"] = _algorithm(state["cloning"])
         if "absorbing_value" in state:

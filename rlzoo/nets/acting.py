@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlzoo.nets.encoders import Flatten, OneHot
-from rlzoo.nets.mlp import OutputsAndFeatures
+from rlzoo.nets.mlp import Flatten, OneHot, OutputsAndFeatures
 
 Forward = Callable[[np.ndarray], np.ndarray]
 

@@ -15,8 +15,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlzoo.core.types import UsageError
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import MLP, NetworkConfig, OutputsAndFeatures
+from rlzoo.nets.mlp import MLP, NetworkConfig, OutputsAndFeatures, vector_encoder
 
 MakeEncoder = Callable[[spaces.Space], Any]
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)

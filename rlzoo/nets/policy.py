@@ -9,8 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlzoo.nets.actor_critic import Distribution, MakeEncoder
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import MLP, NetworkConfig
+from rlzoo.nets.mlp import MLP, NetworkConfig, vector_encoder
 
 
 class Policy(nn.Module):

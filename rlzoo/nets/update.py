@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlzoo.core.messages import warn
 from rlzoo.core.types import NonFiniteError
 from rlzoo.nets.adam import Adam
 
@@ -41,7 +40,11 @@ class GradientStep:
         self._max_grad_norm = max_grad_norm
         self._max_grad_value = max_grad_value
         self._watched = dict(watched or {})
-        self._gradients = _compiled(self._eager_gradients) if compile else self._eager_gradients
+        self._gradients: Gradients = self._eager_gradients
+        if compile:
+            from rlzoo.nets.compiling import compiled
+
+            self._gradients = compiled(self._eager_gradients)
 
     def __call__(self, *batch: Tensor) -> Named:
         """Update the parameters; returns the loss, `grad_norm` before clipping, and the rest.
@@ -89,34 +92,3 @@ def check_finite(total: Tensor, loss: Tensor, norm: Tensor) -> None:
         f"{what} is not finite (loss {float(loss)}, gradient norm {float(norm)}); "
         "the parameters are unchanged"
     )
-
-
-def _compiled(eager: Gradients) -> Gradients:
-    """`eager` as one graph; falls back to it, with a warning, where nothing can be compiled."""
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        warn(f"compile=true is ignored: torch {torch.__version__} cannot compile gradients")
-        return eager
-    from torch._dynamo.exc import BackendCompilerFailed
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
-    torch._dynamo.config.trace_autograd_ops = True  # lets a graph hold torch.autograd.grad
-    chosen = torch.compile(
-        eager,
-        fullgraph=True,
-        dynamic=False,
-        # What the loss closes over is watched for changes, but not the insides of nn.Linear & co.
-        options={"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe},
-    )
-
-    def gradients(*batch: Tensor) -> tuple[Tensor, Named, Tensor]:
-        nonlocal chosen
-        try:
-            return chosen(*batch)
-        except BackendCompilerFailed as error:
-            if not isinstance(error.inner_exception, InvalidCxxCompiler | CppCompileError):
-                raise
-            warn("compile=true is ignored: no working C++ compiler was found")
-            chosen = eager
-            return eager(*batch)
-
-    return gradients

@@ -66,6 +66,8 @@ class Builder:
         """The algorithm with its envs, networks and buffers, ready to `step`."""
         config = self.config
         torch.set_num_threads(config.threads)
+        if config.device == "cuda":  # else convolutions repeat no run, and no resume is exact
+            torch.backends.cudnn.deterministic = True
         setup = Setup(
             env=make_vector(config.env, run_seed=config.seed),
             seed=config.seed,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rlzoo.core import registry
 from rlzoo.core.settings import nearest, plain, setting
 from rlzoo.core.types import DataError, UsageError
+from rlzoo.run import plugins
 from rlzoo.run.strict import read
 
 # A checkout has conf/ at its top level; the wheel carries a copy inside the package.
@@ -63,7 +64,7 @@ class RunConfig:
 
 
 def _conf_dirs() -> tuple[Path, ...]:
-    return CONF_DIR, *registry.plugin_conf_dirs
+    return CONF_DIR, *plugins.conf_dirs
 
 
 def groups() -> dict[str, list[str]]:
@@ -102,7 +103,7 @@ def parse(words: Sequence[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    registry.load_plugins(_plugins_named_in(words))
+    plugins.load_plugins(_plugins_named_in(words))
     known = groups()
     options_of: Any = SimpleNamespace(get_group_options=lambda group, **_: known.get(group, []))
     parser = OverridesParser.create(config_loader=options_of)  # for sweeps such as env=glob(*)
@@ -238,7 +239,7 @@ def _compose_with_hydra(words: list[str]) -> dict[str, Any]:
         for name in registry.names(kind):
             if not any((root / kind / f"{name}.yaml").is_file() for root in _conf_dirs()):
                 ConfigStore.instance().store(group=kind, name=name, node={"name": name})
-    paths = ",".join(f"'file://{path}'" for path in registry.plugin_conf_dirs)
+    paths = ",".join(f"'file://{path}'" for path in plugins.conf_dirs)
     try:
         with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra_compose("config", [*words, f"hydra.searchpath=[{paths}]"])
@@ -268,7 +269,7 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
 
     given = dict(values)
     if isinstance(given.get("plugins"), list | tuple):
-        registry.load_plugins(given["plugins"])
+        plugins.load_plugins(given["plugins"])
     parts: dict[str, Any] = {}
     for kind in KINDS:
         node = given.pop(kind, None)

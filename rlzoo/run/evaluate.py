@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -172,7 +173,7 @@ def frames_of(
     run_seed: int,
     purpose: str,
     render_mode: str = "rgb_array",
-) -> Iterator[Playing]:
+) -> Generator[Playing, None, None]:
     """Play one greedy episode in an env that draws itself (or shows itself, "human")."""
     prepare_headless_drawing()
     make = partial(make_env, env_config, render_mode=render_mode)
@@ -199,13 +200,15 @@ def film_episode(
     """
     frames: list[np.ndarray] = []
     return_, fps = 0.0, 30.0
-    playing = frames_of(policy, env_config, episode_index, run_seed=run_seed, purpose=purpose)
-    for episode in playing:
-        if stop():
-            raise Stopped
-        if len(frames) < MAX_FRAMES:
-            frames.append(picture(episode) if picture else _frame(episode.env.env))
-        return_, fps = episode.return_, frames_per_second(episode.env.env)
+    with closing(
+        frames_of(policy, env_config, episode_index, run_seed=run_seed, purpose=purpose)
+    ) as playing:
+        for episode in playing:
+            if stop():
+                raise Stopped
+            if len(frames) < MAX_FRAMES:
+                frames.append(picture(episode) if picture else _frame(episode.env.env))
+            return_, fps = episode.return_, frames_per_second(episode.env.env)
     return np.stack(frames), fps, return_
 
 

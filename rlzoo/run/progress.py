@@ -32,7 +32,7 @@ def _bar(total: int, done: int, unit: str, *, unit_scale: bool, name: str = "") 
         dynamic_ncols=True,
         mininterval=0.2,
         smoothing=0.1,
-        disable=not sys.stderr.isatty(),
+        disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),  # or a notebook
     )
 
 

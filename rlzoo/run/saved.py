@@ -15,10 +15,10 @@ from rlzoo.core.algorithm import Algorithm, Memory, Policy, Source, Sources
 from rlzoo.core.messages import note, warn
 from rlzoo.core.types import State, UsageError
 from rlzoo.envs.make import make_env
-from rlzoo.envs.play import ROWS, act_in_rows
 from rlzoo.io import checkpoint, migrations
 from rlzoo.io.run_dir import RunDir, latest
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.build import build, close
 from rlzoo.run.config import RunConfig
 
@@ -56,7 +56,7 @@ class SavedRun:
 
     def config(self, words: Sequence[str] = ()) -> RunConfig:
         """The checked settings, with overrides on top such as `env.kwargs.gravity=-12`."""
-        registry.load_plugins(self.settings.get("plugins") or ())
+        plugins.load_plugins(self.settings.get("plugins") or ())
         return configuration.branched(self.settings, words)
 
     def newest(self) -> tuple[Path, State]:
@@ -152,12 +152,12 @@ class PlayingPolicy:
     def __init__(self, algorithm: Algorithm, where: Path) -> None:
         self._policy = acting_policy(algorithm, where)
         self._space = algorithm.env.observation_space
-        self._memory: Memory | None = None
+        self._memories: list[Memory] = []
         close(algorithm)
 
     def reset(self) -> None:
         """Forget: an episode begins."""
-        self._memory = None
+        self._memories = []
 
     def __call__(self, obs: Any) -> Any:
         """The action for an observation, or an array of actions for a batch [B, ...]."""
@@ -169,15 +169,10 @@ class PlayingPolicy:
                 f"policy: got observations {obs.shape}, expected {shape}, or a batch of them"
             )
         obs_B = obs[None] if is_single else obs
-        if self._memory is None:
-            self._memory = self._policy.initial(len(obs_B))
-        actions, memories = [], []
-        for first in range(0, len(obs_B), ROWS):
-            rows = slice(first, first + ROWS)
-            memory_B = tuple(part_B[rows] for part_B in self._memory)
-            action_B, memory_B = act_in_rows(self._policy, obs_B[rows], memory_B, explore=False)
-            actions.append(action_B)
-            memories.append(memory_B)
-        self._memory = tuple(map(np.concatenate, zip(*memories, strict=True)))
-        action_B = np.concatenate(actions)
-        return action_B[0] if is_single else action_B
+        if len(self._memories) != len(obs_B):
+            self._memories = [self._policy.initial(1) for _ in obs_B]
+        actions = []
+        for b, memory in enumerate(self._memories):  # one by one, as in `envs.play`
+            [action], self._memories[b] = self._policy.act(obs_B[b : b + 1], memory, explore=False)
+            actions.append(action)
+        return actions[0] if is_single else np.array(actions)

@@ -18,7 +18,8 @@ from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
-from rlzoo.run.build import build, check_spaces
+from rlzoo.run import plugins
+from rlzoo.run.build import build
 from rlzoo.run.config import RunConfig
 from rlzoo.run.run import Run
 
@@ -32,7 +33,7 @@ def example_plugin(monkeypatch):
     """The example can be imported here, and is forgotten after each test."""
     monkeypatch.syspath_prepend(DOCS / "example_plugin")
     monkeypatch.setattr(registry, "_ENTRIES", copy.deepcopy(registry._ENTRIES))
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [])
+    monkeypatch.setattr(plugins, "conf_dirs", [])
     yield
     for name in [name for name in sys.modules if name.split(".")[0] == "my_algos"]:
         del sys.modules[name]
@@ -75,7 +76,7 @@ def test_contract():
     fresh.load_policy(algorithm.state())
     assert np.array_equal(fresh.act(np.array([0, 14]), explore=False), action_B)
     with pytest.raises(UsageError, match="algo=monte_carlo: got Box"):
-        check_spaces(tiny("env=cartpole"))
+        build(tiny("env=cartpole"))
 
 
 def test_it_learns_and_goes_on_from_the_command_line(tmp_path, capsys):

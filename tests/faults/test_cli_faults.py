@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rlzoo.cli.main import main
-from rlzoo.core import registry
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 from rlzoo.run.config import CONF_DIR
 from rlzoo.run.run import Run
 
@@ -230,7 +230,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(folder, capsys, monkeypatch):
     def fails(*args: object) -> None:
         raise UsageError("cannot be built")
 
-    monkeypatch.setattr("rlzoo.run.run.build", fails)
+    monkeypatch.setattr("rlzoo.run.build.Builder.build", fails)
     assert main(SMALL) == 64
     assert "cannot be built" in one_error_line(capsys)
     assert not list((folder / "outputs").rglob("*"))
@@ -254,7 +254,7 @@ HOSTILE = [
 def test_hostile_option_of_a_plugin(folder, capsys, monkeypatch, text):
     (folder / "algo").mkdir()
     (folder / "algo" / "hostile.yaml").write_text(text)
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [folder])
+    monkeypatch.setattr(plugins, "conf_dirs", [folder])
     assert main(["algo=hostile", "env=cliffwalking"]) == 64
     one_error_line(capsys)
     assert not (folder / "canary").exists()
@@ -265,7 +265,7 @@ def test_harmless_option_of_a_plugin_is_read(folder, monkeypatch):
     """The control: the file of the test above is found and used."""
     (folder / "algo").mkdir()
     (folder / "algo" / "hostile.yaml").write_text("name: q_learning\ngamma: 0.5\n")
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [folder])
+    monkeypatch.setattr(plugins, "conf_dirs", [folder])
     assert configuration.compose(["algo=hostile", "env=cliffwalking"]).algo.gamma == 0.5
 
 

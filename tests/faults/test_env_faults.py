@@ -10,25 +10,39 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
+from rlzoo.core import workers as workers_module
 from rlzoo.core.seeding import TRAIN, episode_seed
 from rlzoo.core.types import EnvError, NonFiniteError
+from rlzoo.core.workers import LEAVE_SECONDS
 from rlzoo.envs import checks
+from rlzoo.envs import process as process_module
 from rlzoo.envs.episodes import EpisodeEnv
-from rlzoo.envs.process import LEAVE_SECONDS, ProcessVectorEnv
+from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.sync import SyncVectorEnv
 
 BOX = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 DISCRETE = gymnasium.spaces.Discrete(4)
 PAIR = gymnasium.spaces.MultiDiscrete([3, 3])
 EPISODE_STEPS = 3
+ALONE: dict[str, Any] = {"run_seed": 0, "purpose": TRAIN, "env_index": 3}
 # The fault strikes env 3 in its episode 1, at step 2 of it: at the 5th step of all.
 SEED = episode_seed(0, TRAIN, 3, 1)
 PLACE = rf"env 3, episode 1 \(seed {SEED}\), step 2: "
+
+
+class Panic(BaseException):
+    """What envs in Rust raise: no Exception."""
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
 
 
 class FaultyEnv(gymnasium.Env):
@@ -46,7 +60,10 @@ class FaultyEnv(gymnasium.Env):
     def step(self, action):
         self.t += 1
         obs, reward = self._do()
-        return obs, reward, self.t == EPISODE_STEPS, False, {}
+        flags = {"terminated": self.t == EPISODE_STEPS, "truncated": False}
+        if self.fault[0] in flags and (self.seed, self.t) == (self.at_seed, self.at_step):
+            flags[self.fault[0]] = self.fault[1]
+        return obs, reward, flags["terminated"], flags["truncated"], {}
 
     def _do(self):
         space = self.observation_space
@@ -56,6 +73,14 @@ class FaultyEnv(gymnasium.Env):
         match self.fault:
             case "raise":
                 raise ZeroDivisionError("not my\nday")
+            case "exit":
+                sys.exit(3)
+            case "panic":
+                raise Panic("index out\nof range")
+            case "mute":
+                raise Mute
+            case "interrupt":
+                raise KeyboardInterrupt
             case "hang":
                 time.sleep(1000)
             case "die":
@@ -133,6 +158,115 @@ def test_a_wrong_reward_stops_there(reward, kind, text: str) -> None:
         step_alone(fault=("reward", reward))
 
 
+RAISED = [
+    ("raise", "ZeroDivisionError: not my day"),
+    ("exit", "SystemExit: 3"),
+    ("panic", "Panic: index out of range"),
+    ("mute", r"Mute: \(no message: LookupError\)"),
+]
+
+
+@pytest.mark.parametrize(("fault", "text"), RAISED)
+@pytest.mark.parametrize("at_step", [0, 2])
+def test_whatever_an_env_raises_is_named(fault: str, text: str, at_step: int) -> None:
+    place = PLACE if at_step else PLACE.replace("step 2", "step 0") + "reset: "
+    for play_it in (lambda **env: play(sync(**env)), step_alone):
+        with pytest.raises(EnvError, match=f"^{place}{text}$"):
+            play_it(fault=fault, at_step=at_step)
+
+
+@pytest.mark.parametrize("at_step", [0, 2])
+def test_an_interrupt_passes(at_step: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        play(sync(fault="interrupt", at_step=at_step))
+    with pytest.raises(KeyboardInterrupt):
+        EpisodeEnv(partial(MadeWrong, "make", "interrupt", always=True), **ALONE)
+    with pytest.raises(KeyboardInterrupt):
+        sync_of("close", "interrupt").close()
+
+
+NO_FLAGS = [np.zeros(1, bool), np.array([True, False]), np.array(1), None, 1, "no", [True]]
+
+
+@pytest.mark.parametrize("value", NO_FLAGS, ids=repr)
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_a_wrong_flag_stops_there(name: str, value: object) -> None:
+    for play_it in (lambda **env: play(sync(**env)), step_alone):
+        with pytest.raises(EnvError, match=PLACE + f"{name}: got .*, expected a bool"):
+            play_it(fault=(name, value))
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.array(True)], ids=repr)
+def test_what_is_true_may_be_numpys(value: object) -> None:
+    env = EpisodeEnv(partial(FaultyEnv, fault=("truncated", value)), **ALONE)
+    ends = [env.step(0)[3] for _ in range(6)]
+    assert ends == [False] * 4 + [True, False] and all(end.__class__ is bool for end in ends)
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise LookupError("no words")
+
+
+def test_an_observation_without_a_repr_stops_there() -> None:
+    with pytest.raises(EnvError, match=PLACE + "observation: LookupError: no words"):
+        play(sync(fault=("observation", Unspeakable())))
+    with pytest.raises(EnvError, match=PLACE + "TypeError"):
+        play(sync(fault=("reward", Unspeakable())))
+    with pytest.raises(EnvError, match=PLACE + "LookupError: no words"):
+        play(sync(fault=("terminated", Unspeakable())))
+
+
+class MadeWrong(FaultyEnv):
+    """Its `at`-th instance in a process does the `fault` in its constructor, or as it is closed."""
+
+    made = 0
+
+    def __init__(self, place: str, fault: str, at: int = 1, always: bool = False) -> None:
+        super().__init__()
+        MadeWrong.made += 1
+        self.place, self.what, self.wrong = place, fault, always or MadeWrong.made == at
+        self._happen("make")
+
+    def close(self) -> None:
+        self.closed = True
+        self._happen("close")
+
+    def _happen(self, place: str) -> None:
+        if self.wrong and place == self.place:
+            FaultyEnv(fault=self.what, at_seed=0, at_step=0).reset(seed=0)
+
+
+def sync_of(*words) -> SyncVectorEnv:
+    MadeWrong.made = 0
+    make = partial(MadeWrong, *words)
+    return SyncVectorEnv(
+        [EpisodeEnv(make, run_seed=0, purpose=TRAIN, env_index=i) for i in range(4)]
+    )
+
+
+@pytest.mark.parametrize(("fault", "text"), RAISED)
+def test_whatever_a_constructor_raises_is_named(fault: str, text: str) -> None:
+    with pytest.raises(EnvError, match=f"^env 2 cannot be made: {text}$"):
+        sync_of("make", fault, 3)
+
+
+@pytest.mark.parametrize(("fault", "text"), RAISED)
+def test_whatever_close_raises_is_named_and_the_others_are_closed(fault: str, text: str) -> None:
+    vector = sync_of("close", fault, 3)
+    play(vector, 2)
+    seed = episode_seed(0, TRAIN, 2, 0)
+    place = rf"^env 2, episode 0 \(seed {seed}\), step 2: close: "
+    with pytest.raises(EnvError, match=f"{place}{text}$"):
+        vector.close()
+    assert all(member.env.closed for member in vector.members)
+    rebuilt = EpisodeEnv(
+        partial(MadeWrong, "close", fault, always=True), restore="rebuild", **ALONE
+    )
+    with pytest.raises(EnvError, match=rf"^env 3, episode 0 .*: close: {text}$"):
+        play_alone(rebuilt)
+
+
 @pytest.mark.parametrize(("space", "obs", "kind", "text"), OBSERVATIONS)
 def test_a_wrong_first_observation_stops_there(space, obs, kind, text: str) -> None:
     vector = sync(space=space, fault=("observation", obs), at_step=0)
@@ -142,7 +276,10 @@ def test_a_wrong_first_observation_stops_there(space, obs, kind, text: str) -> N
 
 
 def step_alone(**kwargs) -> None:
-    env = EpisodeEnv(partial(FaultyEnv, **kwargs), run_seed=0, purpose=TRAIN, env_index=3)
+    play_alone(EpisodeEnv(partial(FaultyEnv, **kwargs), **ALONE))
+
+
+def play_alone(env: EpisodeEnv) -> None:
     for _ in range(6):
         env.step(0)
 
@@ -212,9 +349,10 @@ def assert_gone(workers: list[int], seconds: float = 10.0) -> None:
 
 
 WORKER_FAULTS = [
-    ("raise", "ZeroDivisionError: not my day"),
+    *RAISED,
+    ("interrupt", "worker: KeyboardInterrupt"),
     ("die", r"the worker process died \(exit code -9\)"),
-    ("hang", "no answer within 0.5 seconds"),
+    ("hang", "no sign of life within 0.5 seconds"),
 ]
 
 
@@ -243,9 +381,75 @@ class DiesInWorkers(FaultyEnv):
 
 
 def test_a_worker_that_dies_as_it_starts_is_named() -> None:
-    place = r"^env 0, episode 0 \(seed \d+\), step 1: the worker process died \(exit code -9\)"
-    with pytest.raises(EnvError, match=place):
+    died = r"the worker process died \(exit code -9\)"
+    with pytest.raises(EnvError, match=f"^env 0 cannot be made: {died}"):
         ProcessVectorEnv(DiesInWorkers, num_envs=2, run_seed=0, purpose=TRAIN, workers=1)
+    with pytest.raises(EnvError, match=rf"^env 1, episode 0 \(seed \d+\), step 0: {died}"):
+        process_of("make", "die", 2)
+
+
+def process_of(*words) -> ProcessVectorEnv:
+    make = partial(MadeWrong, *words)
+    return ProcessVectorEnv(make, num_envs=4, run_seed=0, purpose=TRAIN, workers=2)
+
+
+def of_env_1(text: str, step: int) -> str:
+    """The second env of the first worker."""
+    return rf"^env 1, episode 0 \(seed {episode_seed(0, TRAIN, 1, 0)}\), step {step}: {text}(\n|$)"
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_constructor_that_hangs_is_named(monkeypatch, at: int) -> None:
+    monkeypatch.setattr(workers_module, "START_SECONDS", 6.0)
+    hangs = "no sign of life within 6 seconds"
+    text = f"^env 0 cannot be made: {hangs}$" if at == 1 else of_env_1(hangs, 0)
+    with pytest.raises(EnvError, match=text):
+        process_of("make", "hang", at)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("at", "text"), [(1, "env 0"), (2, "env 1")])
+def test_what_a_constructor_in_a_worker_raises_is_named(at: int, text: str) -> None:
+    with pytest.raises(EnvError, match=f"^{text} cannot be made: ZeroDivisionError: not my day\n"):
+        process_of("make", "raise", at)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"), [("mute", RAISED[-1][1]), ("hang", "no sign of life within 0.5 seconds")]
+)
+def test_close_says_what_went_wrong_in_a_worker(monkeypatch, fault: str, text: str) -> None:
+    vector = process_of("close", fault, 2)
+    play(vector, 2)
+    workers = pids(vector)
+    monkeypatch.setattr(process_module, "LEAVE_SECONDS", 0.5)
+    with pytest.raises(EnvError, match=of_env_1("close: " + text, 2)):
+        vector.close()
+    assert not any(map(alive, workers))
+    vector.close()
+
+
+class OnlyHere(FaultyEnv):
+    """Cannot be sent to a worker: what it unpickles to is not there."""
+
+    def __reduce__(self):
+        return (_only_here, ())
+
+
+def _only_here() -> FaultyEnv:
+    raise ModuleNotFoundError("No module named 'simulator'")
+
+
+def test_a_worker_that_cannot_find_the_env_says_why() -> None:
+    make = partial(same_env, OnlyHere())
+    with pytest.raises(
+        EnvError, match=r"^env 0 cannot be made: worker: ModuleNotFoundError: No mod"
+    ):
+        ProcessVectorEnv(make, num_envs=2, run_seed=0, purpose=TRAIN, workers=1)
+
+
+def same_env(env: FaultyEnv) -> FaultyEnv:
+    return env
 
 
 def test_a_failing_worker_is_named_after_a_resume_too() -> None:

@@ -15,18 +15,21 @@ import pytest
 from commands import Command
 from gymnasium import spaces
 from test_env_faults import (
+    NO_FLAGS,
     OBSERVATIONS,
+    RAISED,
     REWARDS,
     WORKER_FAULTS,
     DiesInWorkers,
     FaultyEnv,
+    MadeWrong,
     alive,
     assert_gone,
 )
 
 from rlzoo.core.types import EnvError, NonFiniteError
+from rlzoo.core.workers import LEAVE_SECONDS
 from rlzoo.envs.batch import GymEpisodes
-from rlzoo.envs.process import LEAVE_SECONDS
 from rlzoo.envs.process_batch import ProcessEpisodes
 
 SEEDS = [7, 8, 9, 10]  # the fault strikes under the last one
@@ -65,6 +68,52 @@ def test_a_wrong_reward_stops_there(reward, kind, text: str) -> None:
         play(GymEpisodes(partial(FaultyEnv, fault=("reward", reward), at_seed=10)))
 
 
+@pytest.mark.parametrize(("fault", "text"), RAISED)
+@pytest.mark.parametrize("at_step", [0, 2])
+def test_whatever_an_env_raises_is_named(fault: str, text: str, at_step: int) -> None:
+    make = partial(FaultyEnv, fault=fault, at_seed=10, at_step=at_step)
+    place = PLACE if at_step else PLACE.replace("step 2", "step 0") + "reset: "
+    with pytest.raises(EnvError, match=f"{place}{text}$"):
+        play(GymEpisodes(make))
+
+
+def test_an_interrupt_passes() -> None:
+    for at_step in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            play(GymEpisodes(partial(FaultyEnv, fault="interrupt", at_seed=10, at_step=at_step)))
+    for place in ("make", "close"):
+        with pytest.raises(KeyboardInterrupt):
+            GymEpisodes(partial(MadeWrong, place, "interrupt", always=True)).close()
+
+
+@pytest.mark.parametrize("value", NO_FLAGS, ids=repr)
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_a_wrong_flag_stops_there(name: str, value: object) -> None:
+    with pytest.raises(EnvError, match=PLACE + f"{name}: got .*, expected a bool"):
+        play(GymEpisodes(partial(FaultyEnv, fault=(name, value), at_seed=10)))
+
+
+@pytest.mark.parametrize(("fault", "text"), RAISED)
+def test_a_constructor_and_close_are_named(fault: str, text: str) -> None:
+    MadeWrong.made = 0
+    with pytest.raises(EnvError, match=f"^member 2 cannot be made: {text}$"):
+        play(GymEpisodes(partial(MadeWrong, "make", fault, 3)))
+    MadeWrong.made = 0
+    batch = GymEpisodes(partial(MadeWrong, "close", fault, 3))
+    play(batch)
+    with pytest.raises(EnvError, match=f"^member 2: close: {text}$"):
+        batch.close()
+
+
+def test_close_says_what_went_wrong_in_a_worker() -> None:
+    batch = ProcessEpisodes(partial(MadeWrong, "close", "raise", 2), workers=2)
+    play(batch)
+    workers = pids(batch)
+    with pytest.raises(EnvError, match=r"^member 1: close: ZeroDivisionError: not my day\n"):
+        batch.close()
+    assert not any(map(alive, workers))
+
+
 def test_a_wrong_action_stops_there() -> None:
     batch = GymEpisodes(FaultyEnv)
     batch.reset([1, 2])
@@ -100,8 +149,11 @@ def test_who_dies_at_the_start_of_an_episode_is_named() -> None:
 
 
 def test_a_worker_that_dies_as_it_starts_is_named() -> None:
-    with pytest.raises(EnvError, match=r"^member 0 \(seed 7\), step 0: the worker process died"):
-        ProcessEpisodes(DiesInWorkers, workers=1).reset(SEEDS)
+    with pytest.raises(EnvError, match=r"^member 0 cannot be made: the worker process died"):
+        ProcessEpisodes(DiesInWorkers, workers=1)
+    batch = ProcessEpisodes(partial(MadeWrong, "make", "die", 2), workers=2)
+    with pytest.raises(EnvError, match=r"^member 1 \(seed 8\), step 0: the worker process died"):
+        batch.reset(SEEDS)
 
 
 def test_a_worker_without_members_that_dies_is_found() -> None:

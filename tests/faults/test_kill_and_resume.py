@@ -8,7 +8,9 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import Command, metrics
 
 from rlzoo.io import checkpoint, files
@@ -35,7 +37,10 @@ def outcome(run: Path) -> tuple[object, object, object]:
 def plain(tree: object) -> object:
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}
-    return (str(tree.dtype), tree.shape, tree.tobytes()) if hasattr(tree, "tobytes") else tree
+    if not isinstance(tree, np.ndarray | torch.Tensor):
+        return tree
+    array = np.asarray(tree)
+    return type(tree), str(array.dtype), array.shape, array.tobytes()
 
 
 def kill_until_finished(folder: Path, words: list[str], kills: int) -> tuple[Path, int, int]:

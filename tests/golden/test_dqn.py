@@ -13,11 +13,10 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.dqn import DQN, DQNConfig
-from rlzoo.core.algorithm import Setup
-from rlzoo.data.replay import Replay, ReplayConfig
+from rlzoo.core.algorithm import Network, Setup
+from rlzoo.data.replay import Replay
 from rlzoo.envs.make import EnvConfig, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):
@@ -42,7 +41,7 @@ gymnasium.register("rlzoo_test/Endless-v0", Endless)
 
 @pytest.fixture(autouse=True)
 def one_round_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlzoo.algos.dqn.BLOCK_ENV_STEPS", 1)
+    monkeypatch.setattr("rlzoo.algos.off_policy.BLOCK_ENV_STEPS", 1)
 
 
 def make(
@@ -52,15 +51,14 @@ def make(
     env = make_vector(
         EnvConfig(id=env_id, num_envs=num_envs, kwargs=kwargs or None, restore="replay"), run_seed=5
     )
-    network, replay = NetworkConfig(hidden=(16, 16)), ReplayConfig(capacity=2000)
     setup = Setup(
         env,
         seed=5,
         total_env_steps=1000,
-        network=network,
-        make_encoder=vector_encoder,
-        replay=replay,
-        replay_class=Replay,
+        network=Network(NetworkConfig(hidden=(16, 16)), vector_encoder),
+        make_replay=lambda env: Replay(
+            env.observation_space, env.action_space, env.num_envs, capacity=2000
+        ),
     )
     return DQN(config, setup), setup
 
@@ -83,7 +81,7 @@ def test_one_update_against_plain_torch(double):
     # Far-away next observations, where the networks differ about the best action.
     next_obs_B = 3 * torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
     batch = batch._replace(next_obs_B=next_obs_B)
-    got_loss, *_ = dqn.update(*batch[:5], batch.weight_B)
+    got_loss = dqn.update(*batch[:5], batch.weight_B)["loss"]
 
     optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
     next_q = target(batch.next_obs_B)

@@ -25,15 +25,14 @@ from torch import Tensor, nn
 from rlzoo.algos.gail.as_printed import Defects, GAILAsPrinted, GAILAsPrintedConfig
 from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.ppo import PPOConfig
-from rlzoo.core.algorithm import Setup
+from rlzoo.core.algorithm import Network, Reactive, Setup
 from rlzoo.core.types import NonFiniteError
-from rlzoo.demonstrations.files import DemonstrationsConfig, encode
+from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode
 from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.recording import record
 from rlzoo.demonstrations.trajectories import Demonstrations
-from rlzoo.envs.make import EnvConfig, make_env, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.envs.make import EnvConfig, MoreEnvs, make_env, make_vector
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 torch.set_num_threads(1)
 LIMIT, STEPS, LR, LN2 = 8, 64, 3e-4, math.log(2)
@@ -94,10 +93,13 @@ def setup(num_envs: int, **kwargs: Any) -> Setup:
         make_vector(config, run_seed=0),
         seed=0,
         total_env_steps=10_000,
-        network=NetworkConfig(hidden=(16,), activation="tanh"),
-        make_encoder=vector_encoder,
-        env_config=config,
+        network=Network(NetworkConfig(hidden=(16,), activation="tanh"), vector_encoder),
+        envs=MoreEnvs(config),
     )
+
+
+def with_expert(made: Setup, config: DemonstrationsConfig) -> Setup:
+    return dataclasses.replace(made, demonstrations=partial(chosen, config))
 
 
 # Two programs with the same names for the same parts. A rollout is one minibatch.
@@ -122,7 +124,9 @@ class Printed:
             batch_size=STEPS,
             epochs=epochs,
         )
-        self.algo = algo = GAILAsPrinted(config, setup(1, offset=offset, ends=ends))
+        self.algo = algo = GAILAsPrinted(
+            config, with_expert(setup(1, offset=offset, ends=ends), config.demonstrations)
+        )
         self.network, self.log_std = algo.network, algo.network.log_std_A
         self.mean, self.value = algo.network.mean, algo.network.value
         self.discriminator, self.logit = algo.discriminator, algo.discriminator.head
@@ -165,7 +169,9 @@ class Ours:
             ppo=agent,
             discriminator=DiscriminatorConfig(entropy_coef=0),
         )
-        self.algo = algo = GAIL(config, setup(2, offset=offset, ends=ends))
+        self.algo = algo = GAIL(
+            config, with_expert(setup(2, offset=offset, ends=ends), config.demonstrations)
+        )
         self.network, self.log_std = algo.generator.network, algo.generator.distribution.log_std_A
         self.mean, self.value = self.network.policy[-1], self.network.value[-1]
         self.discriminator = algo.discriminator.network
@@ -423,9 +429,9 @@ def test_demonstrations_of_another_simulator_are_told_by_the_height():
     shifted = dataclasses.replace(hopper, kwargs={"height_offset": 0.0})
 
     def act(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
-        return rng.uniform(-1, 1, (1, 3)).astype(np.float32)
+        return rng.uniform(-1, 1, (len(obs_B), 3)).astype(np.float32)
 
-    recorded = record(act, hopper, episodes=4, seed=0, source="")
+    recorded = record(Reactive(act), hopper, episodes=4, seed=0, source="")
     recorded = dataclasses.replace(recorded, seed=None)  # else it is told by its seeds, too
     assert not fit_report(recorded, partial(make_env, hopper)).warnings
     [warning] = fit_report(recorded, partial(make_env, shifted)).warnings

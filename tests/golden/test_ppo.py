@@ -13,11 +13,10 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from rlzoo.algos.ppo import PPO, PPOConfig
-from rlzoo.core.algorithm import Setup
+from rlzoo.core.algorithm import Network, Setup
 from rlzoo.core.types import UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 
 class Endless(gymnasium.Env[np.ndarray, int]):
@@ -82,8 +81,7 @@ def make(env_id: str = DISCRETE, *, num_envs: int = 2, total: int = 10_000, **se
         make_vector(env_config, run_seed=5),
         seed=5,
         total_env_steps=total,
-        network=NetworkConfig(hidden=(16, 16), activation="tanh"),
-        make_encoder=vector_encoder,
+        network=Network(NetworkConfig(hidden=(16, 16), activation="tanh"), vector_encoder),
     )
     return PPO(PPOConfig(**{"rollout_env_steps": 64, "batch_size": 32, **settings}), setup)
 
@@ -149,14 +147,16 @@ def test_one_update_against_plain_torch(env_id, gsde, value_clip):
         kept = old_value + torch.clamp(value - old_value, -value_clip, value_clip)
         critic = torch.max((value - target) ** 2, (kept - target) ** 2).mean()
     loss = actor + 0.7 * critic - 0.01 * entropy
-    for mine, theirs in zip((got[0], *got[2:5]), (loss, actor, critic, entropy), strict=True):
-        torch.testing.assert_close(mine, theirs.detach())
-    torch.testing.assert_close(got[5], (ratio - 1 - ratio.log()).mean().detach())
+    expected = {"loss": loss, "policy_loss": actor, "value_loss": critic, "entropy": entropy}
+    for name, value in (expected | {"kl": (ratio - 1 - ratio.log()).mean()}).items():
+        torch.testing.assert_close(got[name], value.detach())
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, eps=1e-5)
     loss.backward()
     actor_grad = torch.cat([p.grad.flatten() for p in net.policy.parameters()])
-    torch.testing.assert_close(got[-1], actor_grad.norm())
-    torch.testing.assert_close(got[1], torch.nn.utils.clip_grad_norm_(net.parameters(), 0.3))
+    torch.testing.assert_close(got["policy_grad_norm"], actor_grad.norm())
+    torch.testing.assert_close(
+        got["grad_norm"], torch.nn.utils.clip_grad_norm_(net.parameters(), 0.3)
+    )
     optimizer.step()
     for mine, theirs in zip(parameters(ppo), parameters(other), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -171,9 +171,9 @@ def test_both_sides_of_the_ratio_are_of_the_same_observations(env_id, gsde, sett
     update = ppo.update
     ppo.update = lambda *batch: outcomes.append(update(*batch)) or outcomes[-1]
     ppo.step()
-    kl, fraction = outcomes[0][5:7]
-    assert float(kl) == pytest.approx(0, abs=1e-9) and fraction == 0
-    assert float(outcomes[-1][5]) > 1e-6
+    assert float(outcomes[0]["kl"]) == pytest.approx(0, abs=1e-9)
+    assert outcomes[0]["clip_fraction"] == 0
+    assert float(outcomes[-1]["kl"]) > 1e-6
 
 
 @every_policy
@@ -194,7 +194,7 @@ def test_log_probabilities_are_those_of_the_policy_that_acted(env_id, gsde):
 def test_every_parameter_of_the_actor_has_a_gradient_that_means_something(env_id, gsde):
     ppo = make(env_id, gsde=gsde, value_coef=0.0)
     columns = collected(ppo)
-    loss, *_ = ppo.loss(*columns, torch.tensor(0.2))
+    loss, _ = ppo.loss(*columns, torch.tensor(0.2))
     policy = [*ppo.network.policy.parameters(), *ppo.distribution.parameters()]
     for gradient in torch.autograd.grad(loss, policy):
         assert gradient.abs().max() > 1e-6
@@ -221,7 +221,8 @@ def test_the_columns_of_a_rollout_belong_together():
 
 def test_the_critic_learns_only_from_its_own_loss():
     ppo = make()
-    loss, _, values_loss, *_ = ppo.loss(*collected(ppo), torch.tensor(0.2))
+    loss, parts = ppo.loss(*collected(ppo), torch.tensor(0.2))
+    values_loss = parts["value_loss"]
     critic = list(ppo.network.value.parameters())
     alone = torch.autograd.grad(0.5 * values_loss, critic, retain_graph=True)
     for whole, own in zip(torch.autograd.grad(loss, critic), alone, strict=True):
@@ -315,7 +316,7 @@ def test_target_kl_stops_the_epochs():
     assert 1 < bounded.counters.updates < 20
     again = make(lr=1e-2)
     batches = again.minibatches(collected(again), 10)
-    kls = [float(again.update(*batch, torch.tensor(0.2))[5]) for batch in batches]
+    kls = [float(again.update(*batch, torch.tensor(0.2))["kl"]) for batch in batches]
     assert bounded.counters.updates == 1 + next(i for i, kl in enumerate(kls) if kl > 0.0075)
 
 

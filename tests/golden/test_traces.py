@@ -17,6 +17,7 @@ import pytest
 from experts import with_demonstrations
 
 from rlzoo.core import registry
+from rlzoo.core.algorithm import Histogram
 from rlzoo.run import config as configuration
 from rlzoo.run.build import build
 
@@ -39,7 +40,7 @@ EXTRA = {
     "airl": ADVERSARIAL,
     "gail": ["algo.warm_start_updates=50", *ADVERSARIAL],
     "gail_as_printed": ["algo.rollout_env_steps=40", "algo.batch_size=10"],
-    "bc": ["algo.heldout_every_updates=40", "network.hidden=[16,16]"],
+    "bc": ["algo.updates=200", "algo.heldout_every_updates=40", "network.hidden=[16,16]"],
     "dqn": [
         "algo.learning_starts_env_steps=32",
         "algo.target_every_env_steps=40",
@@ -89,9 +90,9 @@ def trace(algo: str) -> list[dict[str, Any]]:
                 **{name: float(value) for name, value in metrics.items()},
             }
         )
-    if hasattr(algorithm, "histograms"):
-        values = algorithm.histograms()
-        rows.append({name: float(np.mean(array)) for name, array in values.items()})
+    found = [report for report in algorithm.report() if isinstance(report, Histogram)]
+    if found:
+        rows.append({report.name: float(np.mean(report.values)) for report in found})
     algorithm.env.close()
     return rows
 

@@ -14,7 +14,7 @@ from torch import distributions, tensor
 from rlzoo.core import registry
 from rlzoo.core.seeding import torch_seed
 from rlzoo.core.types import UsageError
-from rlzoo.nets.acting import numpy_head
+from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.actor_critic import (
     ActorCritic,
     Categorical,
@@ -134,7 +134,7 @@ def test_gsde_policy_gives_means_and_features_without_a_gradient() -> None:
     torch.testing.assert_close(output_BX[:, :2], net.policy.last(features_BF))
     first = net.policy.trunk[0].weight
     assert not torch.autograd.grad(output_BX[:, 2:].sum() + 0 * first.sum(), first)[0].any()
-    got = numpy_head(net.encoder, net.policy)(obs_B.numpy())
+    got = numpy_forward(net.encoder, net.policy)(obs_B.numpy())
     np.testing.assert_allclose(got, output_BX.detach().numpy(), rtol=1e-5, atol=1e-6)
     weight = net.policy.last[0].weight.detach()
     torch.testing.assert_close(weight @ weight.T, 1e-4 * torch.eye(2), atol=1e-6, rtol=1e-3)
@@ -222,10 +222,10 @@ def test_numpy_policy_equals_torch() -> None:
     obs_B = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     with torch.no_grad():
         expected = net(torch.from_numpy(obs_B))[0].numpy()
-    got = numpy_head(net.encoder, net.policy)(obs_B)
+    got = numpy_forward(net.encoder, net.policy)(obs_B)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     frames = network(FRAMES, spaces.Discrete(3), name="nature_cnn")
     obs_B = np.full((2, 2, 40, 40), 100, np.uint8)
     with torch.no_grad():
         expected = frames(torch.from_numpy(obs_B))[0].numpy()
-    np.testing.assert_array_equal(numpy_head(frames.encoder, frames.policy)(obs_B), expected)
+    np.testing.assert_array_equal(numpy_forward(frames.encoder, frames.policy)(obs_B), expected)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rlzoo.algos.bc import BC, split
 from rlzoo.cli import main as cli
+from rlzoo.core.algorithm import Reactive
 from rlzoo.core.parts import module_state
 from rlzoo.core.types import DataError
 from rlzoo.demonstrations.files import encode
@@ -41,7 +42,7 @@ def balance(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expert() -> Demonstrations:
-    return record(balance, CARTPOLE, episodes=5, seed=0, source="balance")
+    return record(Reactive(balance), CARTPOLE, episodes=5, seed=0, source="balance")
 
 
 def made(lengths: list[int], *, continuous: bool = False, seed: int = 0) -> Demonstrations:
@@ -180,7 +181,8 @@ def test_losses_of_continuous_actions_by_hand(tmp_path):
 def test_weight_decay_by_hand(tmp_path):
     bc = with_outputs(cloning(made([5, 5]), tmp_path, "algo.weight_decay=0.1"), 3.0, [0.0, 7.0])
     obs_B, action_B = torch.zeros(1, 4), torch.tensor([0])
-    total, loss, _, _ = bc.loss(obs_B, action_B)
+    total, parts = bc.loss(obs_B, action_B)
+    loss = parts["loss"]
     # Two weights of 3, and no biases: 0.1 / 2 * (9 + 9).
     assert (total - loss).item() == pytest.approx(0.9)
 
@@ -273,14 +275,14 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("planted", [False, True])
 def test_early_stop_keeps_the_best(planted, tmp_path, monkeypatch):
-    bc = cloning(made([20, 20]), tmp_path, "algo.patience=3", "total_env_steps=1000")
+    bc = cloning(made([20, 20]), tmp_path, "algo.patience=3", "algo.updates=1000")
     if planted:
         monkeypatch.setattr("rlzoo.algos.bc.load_module", lambda module, state: None)
     snapshots = cloned_with_losses(bc, [3.0, 2.0, 1.0, 1.5, 1.0, 4.0, 0.0], monkeypatch)
     assert len(snapshots) == 6, "three in a row that are not below 1"
-    assert bc.counters.clock == bc.counters.offline_updates == 30
-    assert bc.best_heldout_loss == 1.0
-    assert bc.to_go_on() == "raise algo.patience to go on", "more steps would change nothing"
+    assert bc.counters.clock == bc.counters.offline_units == 30
+    assert bc.early_stop.best_heldout_loss == 1.0
+    assert bc.how_to_continue() == "raise algo.patience to go on", "more steps would change nothing"
     assert same(module_state(bc.network), snapshots[2]) != planted
     assert not same(module_state(bc.network), snapshots[-1])
     obs_B = bc.env.obs_B
@@ -290,10 +292,10 @@ def test_early_stop_keeps_the_best(planted, tmp_path, monkeypatch):
 
 
 def test_without_patience_it_runs_to_the_end(tmp_path, monkeypatch):
-    bc = cloning(made([20, 20]), tmp_path, "algo.patience=null", "total_env_steps=100")
+    bc = cloning(made([20, 20]), tmp_path, "algo.patience=null", "algo.updates=100")
     snapshots = cloned_with_losses(bc, [float(k) for k in range(99)], monkeypatch)
     assert len(snapshots) == 20
-    assert bc.to_go_on() == "raise total_env_steps to go on"
+    assert bc.how_to_continue() == "raise algo.updates to go on"
     assert same(module_state(bc.network), snapshots[0])
 
 
@@ -340,7 +342,7 @@ def test_a_policy_acts_without_its_demonstrations(tmp_path, capfd):
     file.unlink()
     assert cli.main(["evaluate", str(tmp_path / "run"), "episodes=1"]) == 0
     capfd.readouterr()
-    assert cli.main([f"resume={tmp_path / 'run'}", "total_env_steps=2000"]) == 64
+    assert cli.main([f"resume={tmp_path / 'run'}", "algo.updates=2000"]) == 64
     assert "no file" in capfd.readouterr().err
 
 
@@ -356,7 +358,7 @@ def test_demonstrations_that_changed_stop_a_resume(tmp_path):
 def test_a_run_is_timed_by_its_updates(tmp_path):
     assert train(tmp_path, saved(made([20, 20]), tmp_path), "algo.patience=null") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["env_steps"], result["offline_updates"]) == (0, 600)
+    assert (result["env_steps"], result["offline_units"]) == (0, 600)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     steps_of = {name: [row["step"] for row in rows if name in row] for row in rows for name in row}
@@ -388,10 +390,11 @@ def test_the_policy_is_the_first_part_of_an_actor_critic():
 
 def return_of_clone(demonstrations: Demonstrations, folder: Path) -> float:
     words = ["network.hidden=[32]", "algo.batch_size=64", "algo.heldout_every_updates=100"]
-    bc = cloning(demonstrations, folder, *words, "algo.lr=5e-3", "total_env_steps=1500")
+    bc = cloning(demonstrations, folder, *words, "algo.lr=5e-3", "algo.updates=1500")
     while not bc.done():
         bc.step()
-    result = evaluate(bc.act, CARTPOLE, episodes=10, num_envs=10, run_seed=0, purpose="test")
+    assert bc.policy is not None
+    result = evaluate(bc.policy, CARTPOLE, episodes=10, num_envs=10, run_seed=0, purpose="test")
     return result.mean
 
 

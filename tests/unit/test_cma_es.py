@@ -1,4 +1,4 @@
-"""CMA-ES: it learns, and its saved fields are all that its future depends on, bit for bit."""
+"""CMA-ES: it learns, its state is all that its future depends on, and it knows when to rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlzoo.algos.world_models import cma_es
-from rlzoo.algos.world_models.cma_es import CMAES, FIELDS, CMAESConfig
+from rlzoo.algos.world_models.cma_es import CMAES, CMAESConfig
 from rlzoo.core.types import NonFiniteError
 from rlzoo.io import checkpoint
 
@@ -118,32 +118,71 @@ def test_any_population(population):
     assert learn(fresh, 5) == learn(es, 5)
 
 
+# Of the plain values that are saved, those that are known to decide what comes next.
+STRATEGY = ("mean", "mean_old", "sigma", "pc", "countiter")
 PARTS = {
-    ("full", "tpa"): FIELDS["strategy"] + FIELDS["tpa"] + FIELDS["full"],
-    ("full", "csa"): FIELDS["csa"],
-    ("diagonal", "csa"): FIELDS["diagonal"],
+    ("full", "tpa"): (*STRATEGY, "ps", "s", "C", "B.T", "D", "count_tell", "last_update"),
+    ("full", "csa"): ("ps",),
+    ("diagonal", "csa"): ("scaling", "is_identity"),
 }
 CASES = [(*kind, name) for kind, names in PARTS.items() for name in names]
 
 
 @pytest.mark.parametrize(("covariance", "step_size", "name"), CASES)
-def test_no_field_could_be_left_out(covariance, step_size, name):
+def test_no_part_of_the_state_could_be_left_out(covariance, step_size, name):
     """The control: without any one of them, the continuation differs (or is impossible)."""
     es = strategy(covariance, step_size)
     learn(es, 41)
     state = es.state()
+    assert any(name in part for part in state.values() if isinstance(part, dict))
     if (step_size, name) == ("tpa", "ps"):  # only its length matters, and only when it is large
         state["step_size"]["ps"] *= 10
     else:
         for part in state.values():
-            part.pop(name, None)
+            if isinstance(part, dict):
+                part.pop(name, None)
     straight = learn(es, 40)
     fresh = strategy(covariance, step_size)
     try:
         fresh.load(state)
         assert learn(fresh, 40) != straight
-    except (AttributeError, TypeError, ValueError):
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):
         pass
+
+
+def test_settings_are_no_part_of_the_state():
+    """A search that goes on with another population learns as fast as that one does."""
+    es = strategy("full", "csa")
+    learn(es, 41)
+    saved = {name for part in es.state().values() if isinstance(part, dict) for name in part}
+    assert not saved & {"N", "dimension", "sigma0", "lazy_update_gap", "cs", "damps"}
+
+
+OLDER = {
+    "strategy": ("mean", "mean_old", "sigma", "pc", "countiter"),
+    "step_size": ("ps", "s"),
+    "covariance": ("C", "B", "D", "count_tell", "last_update", "scaling", "is_identity"),
+}
+
+
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_a_state_of_an_older_run_is_gone_on_with(covariance, step_size):
+    """It has fewer fields, and B in the other memory order: rounding may differ."""
+    es, fresh = strategy(covariance, step_size), strategy(covariance, step_size)
+    learn(es, 41)
+    state = es.state()
+    if covariance == "full":
+        state["covariance"]["B"] = state["covariance"].pop("B.T").T.copy()
+    older = {
+        part: {name: state[part][name] for name in names if name in state[part]}
+        for part, names in OLDER.items()
+    }
+    fresh.load({**older, "rng": state["rng"]})
+    for _ in range(5):
+        params_PN = fresh.ask()
+        np.testing.assert_allclose(params_PN, es.ask(), rtol=0, atol=1e-9)
+        for search in (es, fresh):
+            search.tell(params_PN, fitness(params_PN))
 
 
 def test_the_generator_counts_too():
@@ -175,6 +214,76 @@ def test_a_nan_is_not_learnt_from():
         es.tell(params_PN, wrong_P)
     assert np.array_equal(es.mean_N, before[0]) and es.sigma == before[1]
     assert es.generation == 5
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in")
+def test_an_error_names_what_was_not_finite():
+    es = strategy("full", "tpa")
+    learn(es, 5)
+    params_PN = es.ask()
+    params_PN[2, 7] = np.inf
+    with pytest.raises(NonFiniteError, match="generation 5: a parameter of a member is inf"):
+        es.tell(params_PN, np.zeros(12))
+    es = CMAES(5, CMAESConfig(population=8, sigma0=1e300, step_size="csa"), seed=3)
+    with pytest.raises(NonFiniteError, match="a parameter of a member is"):  # it has diverged
+        for _ in range(200):
+            params_PN = es.ask()
+            es.tell(params_PN, params_PN[:, 0] / 1e200)
+
+
+# ------------------------------------------------------------------------------- convergence
+
+
+def search(num_params: int, covariance: str, step_size: str) -> CMAES:
+    kind = {"covariance": covariance, "step_size": step_size}
+    return CMAES(num_params, CMAESConfig(population=8, sigma0=1.0, **kind), seed=0)
+
+
+def approach(es: CMAES, centre: float, generations: int) -> None:
+    for _ in range(generations):
+        params_PN = es.ask()
+        assert np.isfinite(params_PN).all()
+        es.tell(params_PN, -((params_PN - centre) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("centre", [0, 0.5, -1000])
+@pytest.mark.parametrize("num_params", [1, 2, 5])
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_a_search_that_has_converged_says_so_once_and_rests(
+    covariance, step_size, num_params, centre, caplog, recwarn
+):
+    es = search(num_params, covariance, step_size)
+    approach(es, centre, 500)
+    assert es.has_converged and es.generation == 500
+    assert [record.getMessage() for record in caplog.records] == [
+        f"generation {500 - es.state()['rested']}: the search has converged and rests"
+    ]
+    assert not recwarn.list
+    assert np.allclose(es.mean_N, centre, rtol=1e-9, atol=1e-9)
+    sigma, mean_N = es.sigma, es.mean_N
+    approach(es, centre, 1000)
+    assert es.sigma == sigma and np.array_equal(es.mean_N, mean_N)
+    again = search(num_params, covariance, step_size)
+    again.load(es.state())
+    assert again.generation == 1500 and again.has_converged
+    assert np.array_equal(again.ask(), np.tile(mean_N, (8, 1)))
+
+
+@pytest.mark.parametrize(("covariance", "step_size"), KINDS)
+def test_a_fitness_that_tells_nothing_is_no_convergence(covariance, step_size, recwarn):
+    es = search(5, covariance, step_size)
+    for _ in range(500):
+        es.tell(es.ask(), np.zeros(8))
+    assert not es.has_converged and not recwarn.list
+
+
+def test_one_parameter_is_saved_too():
+    es, fresh = search(1, "full", "tpa"), search(1, "full", "tpa")
+    approach(es, 0.5, 10)
+    fresh.load(es.state())
+    approach(es, 0.5, 10)
+    approach(fresh, 0.5, 10)
+    assert es.mean_N == fresh.mean_N
 
 
 def test_without_the_package_one_line_says_so(monkeypatch):

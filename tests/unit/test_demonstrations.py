@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlzoo.core.algorithm import Reactive
 from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations import experts
@@ -38,7 +39,7 @@ def balance(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def cartpole() -> Demonstrations:
-    return record(balance, CARTPOLE, episodes=4, seed=0, source="here")
+    return record(Reactive(balance), CARTPOLE, episodes=4, seed=0, source="here")
 
 
 def made(lengths: list[int], obs_shape=(3,), action_shape=(2,), dtype="float32") -> Demonstrations:
@@ -135,7 +136,7 @@ def test_minari_there_and_back(tmp_path, monkeypatch):
 
     from rlzoo.demonstrations import minari_format
 
-    before = record(balance, CARTPOLE, episodes=3, seed=0, source="here")
+    before = record(Reactive(balance), CARTPOLE, episodes=3, seed=0, source="here")
     folder = tmp_path / "cartpole-v0"
     minari_format.write(before, folder, CARTPOLE)
     after = load(folder)
@@ -317,15 +318,17 @@ def test_ends_are_told_apart():
     def push_right(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         return np.ones(len(obs_B), np.int64)
 
-    falls = record(push_right, CARTPOLE, episodes=2, seed=0, source="")
+    falls = record(Reactive(push_right), CARTPOLE, episodes=2, seed=0, source="")
     assert falls.terminated.tolist() == [True, True] and falls.lengths.max() < 15
     short = replace(CARTPOLE, max_episode_steps=5)
-    cut = record(push_right, short, episodes=2, seed=0, source="")
+    cut = record(Reactive(push_right), short, episodes=2, seed=0, source="")
     assert cut.terminated.tolist() == [False, False] and cut.lengths.tolist() == [5, 5]
 
 
 def test_recorded_episodes_are_never_those_of_an_evaluation():
-    seeds = record(balance, replace(CARTPOLE, max_episode_steps=1), episodes=300, seed=0, source="")
+    seeds = record(
+        Reactive(balance), replace(CARTPOLE, max_episode_steps=1), episodes=300, seed=0, source=""
+    )
     recorded = set(seeds.seed.tolist())
     for purpose in (SELECT, TEST):  # by construction, whatever the run's seed
         others = {episode_seed(run, purpose, 0, k) % 3 for run in range(3) for k in range(50)}
@@ -337,8 +340,8 @@ def test_recorded_episodes_are_never_those_of_an_evaluation():
 
 
 def test_recording_is_a_function_of_its_seed(cartpole):
-    again = record(balance, CARTPOLE, episodes=4, seed=0, source="here")
-    other = record(balance, CARTPOLE, episodes=4, seed=1, source="here")
+    again = record(Reactive(balance), CARTPOLE, episodes=4, seed=0, source="here")
+    other = record(Reactive(balance), CARTPOLE, episodes=4, seed=1, source="here")
     assert np.array_equal(again.obs, cartpole.obs)
     assert set(other.seed.tolist()).isdisjoint(cartpole.seed.tolist())
 
@@ -347,7 +350,7 @@ def test_replay_from_the_recorded_seeds_repeats_the_recording(cartpole):
     make = partial(make_env, CARTPOLE)
     for e in range(cartpole.num_trajectories):
         begin, end = cartpole.start[e : e + 2]
-        seen = [(env.obs.copy(), return_) for env, return_ in replay(cartpole, e, make)]
+        seen = [(episode.obs.copy(), episode.return_) for episode in replay(cartpole, e, make)]
         assert np.array_equal([obs for obs, _ in seen[:-1]], cartpole.obs[begin:end])
         assert np.array_equal(seen[-1][0], cartpole.final_obs[e])
         assert seen[-1][1] == cartpole.returns[e]
@@ -364,7 +367,7 @@ def test_observations_that_are_numbers(tmp_path):
         return np.array([way[int(obs)] for obs in obs_B])
 
     (tmp_path / "d.npz").write_bytes(
-        encode(record(walk, lake, episodes=2, seed=0, source=""), "imitation")
+        encode(record(Reactive(walk), lake, episodes=2, seed=0, source=""), "imitation")
     )
     read = load(tmp_path / "d.npz")
     assert read.obs.tolist() == [*way] * 2 and read.final_obs.tolist() == [15, 15]
@@ -380,7 +383,7 @@ def test_an_action_beyond_the_limit_by_rounding_is_played():
     def full(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         return np.full((1, 1), 2, np.float32)
 
-    d = record(full, pendulum, episodes=1, seed=0, source="here")
+    d = record(Reactive(full), pendulum, episodes=1, seed=0, source="here")
     make = partial(make_env, pendulum)
     beyond = replace(d, action=d.action.astype(np.float64) * (1 + 1e-7))
     assert len(list(replay(beyond, 0, make))) == 6
@@ -425,7 +428,7 @@ def test_a_feature_from_another_simulator_is_named(cartpole, trajectories):
 def test_actions_that_carry_no_further_than_random_ones(cartpole):
     useless = replace(cartpole, seed=None, action=np.zeros_like(cartpole.action))
     [warning] = report(useless).warnings
-    assert warning.startswith("the recorded actions end an episode after 9 steps (median), random")
+    assert warning.startswith("the recorded actions end an episode after 10 steps (median), random")
 
 
 def test_seeds_that_belong_to_another_env(cartpole):
@@ -506,7 +509,7 @@ def test_the_hopper_expert_hops():
     expert = experts.load_expert("HopperBulletEnv-v0")
     assert (expert.num_obs, expert.num_actions) == (15, 3)
     hopper = EnvConfig(id="rlzoo.envs.zoo.bullet:HopperBulletEnv-v0", restore="settle")
-    demonstrations = record(expert.act, hopper, episodes=2, seed=0, source="")
+    demonstrations = record(Reactive(expert.act), hopper, episodes=2, seed=0, source="")
     assert (demonstrations.returns > 2400).all() and demonstrations.env_id == "HopperBulletEnv-v0"
     with pytest.raises(UsageError, match=r"got 'HopperBullet', expected one of AntBulletEnv-v0"):
         experts.load_expert("HopperBullet")
@@ -521,7 +524,7 @@ def test_the_hopper_expert_hops():
 def test_scores_of_the_experts(env_id, low, high):
     """Medians of 20 episodes; now and then the hopper falls early."""
     env = EnvConfig(id=f"rlzoo.envs.zoo.bullet:{env_id}", restore="settle")
-    played = record(experts.load_expert(env_id).act, env, episodes=20, seed=0, source="")
+    played = record(Reactive(experts.load_expert(env_id).act), env, episodes=20, seed=0, source="")
     assert low < np.median(played.returns) < high
 
 
@@ -534,7 +537,7 @@ def test_an_env_that_is_closed_early_is_closed(cartpole):
             super().close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlzoo.demonstrations.recording.EpisodeEnv", Watched)
+        patch.setattr("rlzoo.envs.play.EpisodeEnv", Watched)
         frames = replay(cartpole, 0, partial(make_env, CARTPOLE))
         next(frames)
         frames.close()

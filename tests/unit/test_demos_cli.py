@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from rlzoo.cli import demos
-from rlzoo.cli.main import DEMOS, HELP, main
+from rlzoo.cli.demos import OPTIONS
+from rlzoo.cli.main import HELP, main
+from rlzoo.core.algorithm import Reactive
 from rlzoo.demonstrations.files import encode, load
 from rlzoo.demonstrations.recording import record
 from rlzoo.envs.make import EnvConfig
@@ -33,7 +35,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def file(folder) -> str:
-    demonstrations = record(balance, CARTPOLE, episodes=3, seed=0, source="")
+    demonstrations = record(Reactive(balance), CARTPOLE, episodes=3, seed=0, source="")
     (folder / "d.npz").write_bytes(encode(demonstrations, "imitation"))
     return "d.npz"
 
@@ -53,8 +55,8 @@ def failure(capsys, *words: str) -> tuple[int, str]:
 
 
 def test_help_names_every_verb_and_every_verb_has_its_options():
-    assert DEMOS.keys() == demos.VERBS.keys()
-    for verb in DEMOS:
+    assert OPTIONS.keys() == demos.VERBS.keys()
+    for verb in OPTIONS:
         assert f"demos {verb}" in HELP or f"| {verb} FILE" in HELP
 
 

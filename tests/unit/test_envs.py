@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlzoo.core.seeding import SELECT, TEST, TRAIN
-from rlzoo.core.types import UsageError
+from rlzoo.core.types import EnvError, UsageError
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_vector, restore_class
@@ -47,6 +47,23 @@ def test_wrong_arguments_and_missing_packages_are_one_line() -> None:
             make_env(EnvConfig(id="NeedsMore-v0"))
     finally:
         del gymnasium.registry["NeedsMore-v0"]
+
+
+def no_display() -> gymnasium.Env:
+    raise RuntimeError("no\ndisplay")
+
+
+def test_a_constructor_that_raises_is_one_line() -> None:
+    gymnasium.register("NoDisplay-v0", entry_point=no_display)
+    config = EnvConfig(id="NoDisplay-v0", restore="replay")
+    text = "env.id=NoDisplay-v0: its constructor raised RuntimeError: no display$"
+    try:
+        with pytest.raises(EnvError, match="^" + text):
+            make_env(config)
+        with pytest.raises(EnvError, match="^env 0 cannot be made: " + text):
+            make_vector(config, run_seed=0, num_envs=2)
+    finally:
+        del gymnasium.registry["NoDisplay-v0"]
 
 
 def test_an_older_version_is_made_without_a_warning() -> None:
@@ -318,9 +335,9 @@ def test_space_checks(space, good: list, bad: list, action: bool) -> None:
     for value in good:
         assert check.fits(check.coerced(value))
     for value in bad:
-        with pytest.raises(ValueError):
+        with pytest.raises(EnvError):
             if not check.values(check.coerced(value)):
-                raise ValueError(check.fault(value))
+                raise EnvError(check.fault(value))
 
 
 def test_large_finite_numbers_are_finite() -> None:

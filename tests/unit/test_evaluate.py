@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rlzoo.core.algorithm import Memory, Reactive
 from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
 from rlzoo.core.settings import defaults
 from rlzoo.core.types import UsageError
@@ -21,9 +21,9 @@ from rlzoo.run.evaluate import (
     Evaluation,
     Stopped,
     evaluate,
+    film_episode,
     play_episodes,
     prepare_headless_drawing,
-    record_episode,
 )
 from rlzoo.run.statistics import bootstrap_interval
 from rlzoo.run.strict import read
@@ -70,10 +70,13 @@ class Policy:
         self.batches: list[int] = []
         self.explored = False
 
-    def __call__(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+    def initial(self, num_envs: int) -> Memory:
+        return ()
+
+    def act(self, obs_B: np.ndarray, memory: Memory, *, explore: bool) -> tuple[np.ndarray, Memory]:
         self.batches.append(len(obs_B))
         self.explored |= explore
-        return (obs_B[:, 1] > 0).astype(np.int64)
+        return (obs_B[:, 1] > 0).astype(np.int64), memory
 
 
 def play(act: Any, episodes: int, num_envs: int, purpose: str = TEST, **more: Any) -> Evaluation:
@@ -144,14 +147,11 @@ def test_env_that_carries_something_over_a_reset() -> None:
     assert returns(1, "replay") != returns(4, "replay")  # the negative control
 
 
-def test_finished_envs_leave_the_batch() -> None:
+@pytest.mark.parametrize("num_envs", [1, 4, 11])
+def test_a_policy_is_asked_for_one_action_at_a_time(num_envs: int) -> None:
     policy = Policy()
-    result = play(policy, 12, 4)
-    assert policy.batches[0] == 4
-    assert sorted(policy.batches, reverse=True) == policy.batches
-    assert sum(policy.batches) == sum(result.lengths)
-    # Env i plays i, i + 4, i + 8, so the longest of these sums is the number of batches.
-    assert len(policy.batches) == max(sum(result.lengths[i::4]) for i in range(4))
+    result = play(policy, 12, num_envs)
+    assert policy.batches == [1] * sum(result.lengths)
 
 
 def test_purposes_share_no_seed() -> None:
@@ -160,12 +160,12 @@ def test_purposes_share_no_seed() -> None:
     assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]
 
 
-def test_stop_is_asked_before_every_step_and_envs_are_closed() -> None:
+def test_stop_is_asked_for_every_step_and_envs_are_closed() -> None:
     policy = Policy()
-    answers = iter([False, False, True])
+    answers = iter([False] * 4 + [True])  # for the start of four episodes, and a first step
     with pytest.raises(Stopped):
         play(policy, 20, 4, stop=lambda: next(answers))
-    assert len(policy.batches) == 2
+    assert policy.batches == [1]
     assert Lottery.live == 0
 
 
@@ -196,8 +196,8 @@ def test_config_reads_its_own_defaults_and_refuses_none() -> None:
         read(EvalConfig, {"episodes": 0})
 
 
-def always(action: int) -> Callable[..., np.ndarray]:
-    return lambda obs_B, explore: np.full(len(obs_B), action)
+def always(action: int) -> Reactive:
+    return Reactive(lambda obs_B, explore: np.full(len(obs_B), action))
 
 
 def test_cartpole_from_its_settings() -> None:
@@ -224,7 +224,7 @@ def test_cartpole_from_its_settings() -> None:
 def test_film_shows_the_same_episode_as_the_evaluation() -> None:
     config = EnvConfig(id="CartPole-v1", restore="replay")
     result = evaluate(always(1), config, episodes=3, num_envs=3, run_seed=0, purpose=TEST)
-    frames, fps, return_ = record_episode(
+    frames, fps, return_ = film_episode(
         always(1), config, run_seed=0, purpose=TEST, episode_index=2
     )
     assert return_ == result.returns[2]
@@ -234,9 +234,10 @@ def test_film_shows_the_same_episode_as_the_evaluation() -> None:
     assert (frames[0] != frames[-1]).any()
 
 
-def test_long_film_is_cut_but_the_return_is_whole() -> None:
+def test_long_film_is_cut_but_the_return_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlzoo.run.evaluate.MAX_FRAMES", 3)
     config = EnvConfig(id="CartPole-v1", restore="replay")
-    frames, _, return_ = record_episode(always(0), config, run_seed=0, purpose=TEST, max_frames=3)
+    frames, _, return_ = film_episode(always(0), config, run_seed=0, purpose=TEST)
     assert len(frames) == 3
     assert return_ >= 8
 
@@ -244,7 +245,7 @@ def test_long_film_is_cut_but_the_return_is_whole() -> None:
 def test_film_is_stopped() -> None:
     config = EnvConfig(id="CartPole-v1", restore="replay")
     with pytest.raises(Stopped):
-        record_episode(always(0), config, run_seed=0, purpose=TEST, stop=lambda: True)
+        film_episode(always(0), config, run_seed=0, purpose=TEST, stop=lambda: True)
 
 
 @pytest.mark.parametrize("picture", [None, "a text", np.zeros(3), RuntimeError("no screen")])
@@ -254,7 +255,7 @@ def test_env_that_cannot_draw(picture: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Lottery, "picture", picture)
     config = EnvConfig(id="Lottery-v0", restore="replay")
     with pytest.raises(UsageError, match="cannot draw itself"):
-        record_episode(always(0), config, run_seed=0, purpose=TEST)
+        film_episode(always(0), config, run_seed=0, purpose=TEST)
     assert Lottery.live == 0
 
 
@@ -283,22 +284,16 @@ class Remembering:
         self.first_left: dict[float, int] = {}
         self.longest = 0
 
-    def initial_memory(self, num_envs: int) -> np.ndarray:
-        return np.full((num_envs, 2), -1.0)  # steps left at first (unknown), steps taken
+    def initial(self, num_envs: int) -> Memory:
+        return np.full(num_envs, -1.0), np.zeros(num_envs)  # steps left at first, steps taken
 
-    def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
-        raise AssertionError("a policy with a memory acts with it")
-
-    def act_with_memory(
-        self, obs_B: np.ndarray, memory_BM: np.ndarray, *, explore: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, obs_B: np.ndarray, memory: Memory, *, explore: bool) -> tuple[np.ndarray, Memory]:
         assert not explore
-        new_B = memory_BM[:, 0] < 0
-        first_B = np.where(new_B, obs_B[:, 0], memory_BM[:, 0])
-        taken_B = np.where(new_B, 0, memory_BM[:, 1])
+        first_B, taken_B = memory
+        first_B = np.where(first_B < 0, obs_B[:, 0], first_B)
         np.testing.assert_array_equal(first_B - taken_B, obs_B[:, 0])
         self.longest = max(self.longest, int(taken_B.max()))
-        return np.zeros(len(obs_B), np.int64), np.stack([first_B, taken_B + 1], axis=1)
+        return np.zeros(len(obs_B), np.int64), (first_B, taken_B + 1)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8])

@@ -113,7 +113,7 @@ def test_the_share_of_a_lost_worker_is_done_again(what, tmp_path):
 
 def test_a_share_that_kills_every_worker_is_named(tmp_path):
     executor = processes(partial(troublemaker, tmp_path, "die", True), workers=1)
-    with pytest.raises(RlzooError, match=r"^2: the worker died \(exit code -9\), 3 times"):
+    with pytest.raises(RlzooError, match=r"^2: the worker process died \(exit code -9\), 3 times"):
         run(executor, [0, 1, 2, 3])
     assert attempts(tmp_path) == module.ATTEMPTS
 
@@ -127,7 +127,7 @@ def test_a_share_that_kills_every_worker_is_named(tmp_path):
 )
 def test_an_exception_in_a_worker_reaches_the_caller(what, kind, text, tmp_path):
     executor = processes(partial(troublemaker, tmp_path, what))
-    members = [member.process for member in executor._members]
+    members = [worker.process for worker in executor._workers]
     with pytest.raises(kind, match=text) as caught:
         run(executor, [0, 1, 2, 3])
     assert "_misbehave" in caught.value.__notes__[0]  # where it happened
@@ -181,7 +181,7 @@ if __name__ == "__main__":
     run(executor, [0, 0])
     executor.start([60, 60])
     executor.poll()
-    print(*[member.process.pid for member in executor._members], flush=True)
+    print(*[worker.process.pid for worker in executor._workers], flush=True)
     {end}
 """
 
@@ -318,6 +318,6 @@ def stuck_worker() -> module.Worker:
 def test_a_share_that_hangs_every_worker_is_named():
     executor = processes(stuck_worker, workers=1, timeout_seconds=1)
     with pytest.raises(
-        RlzooError, match=r"^members 0 to 3: the worker gave no sign of life for 1 sec.*3 times"
+        RlzooError, match=r"^members 0 to 3: no sign of life within 1 seconds, 3 times in a row"
     ):
         run(executor, ["members 0 to 3"])

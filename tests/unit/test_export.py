@@ -11,7 +11,7 @@ import pytest
 from rlzoo.cli import export
 from rlzoo.cli.main import main
 from rlzoo.io import checkpoint
-from rlzoo.run.build import find_checkpoint, load_policy, open_run
+from rlzoo.run.saved import SavedRun
 
 TINY = [
     "algo=dqn",
@@ -35,12 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def actions(path: Path) -> np.ndarray:
-    directory, config = open_run(str(path))
-    algorithm = load_policy(config, find_checkpoint(directory, "best")[1])
     obs_B = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    action_B = algorithm.act(obs_B, explore=False)
-    algorithm.env.close()
-    return action_B
+    return SavedRun(path).policy()(obs_B)
 
 
 @pytest.mark.parametrize("half", ["false", "true"])

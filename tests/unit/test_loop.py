@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.core.types import FINISHED, Counters, NonFiniteError
-from rlzoo.run.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite, passed
+from rlzoo.core.types import FINISHED, Counters, NonFiniteError, passed
+from rlzoo.run.loop import Hooks, Loop, MetricWindow, Stopwatch, check_finite
 
 
 class Counting:
@@ -36,7 +36,7 @@ class CountingInTurns(Counting):
     def step(self) -> dict[str, float]:
         if self.counters.clock // self.stride % 2:
             return super().step()
-        self.counters.offline_updates += self.stride
+        self.counters.offline_units += self.stride
         return {}
 
     def done(self) -> bool:
@@ -95,7 +95,7 @@ def test_stored_data_and_env_steps_are_timed_by_one_clock():
     hooks.progress = reached.append
     loop = Loop(log_every=20, evaluate_every=50, save_every=70)
     assert loop.run(algorithm, hooks) == "finished"
-    assert (algorithm.counters.env_steps, algorithm.counters.offline_updates) == (50, 50)
+    assert (algorithm.counters.env_steps, algorithm.counters.offline_units) == (50, 50)
     assert reached == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
     assert diary.at("log") == [20, 40, 60, 80, 100]
     assert diary.at("evaluate") == [50, 100]
@@ -130,9 +130,9 @@ def test_a_phase_is_logged_up_to_its_end_and_a_run_too():
 def test_counters_of_an_old_checkpoint_load():
     counters = Counters()
     counters.load({"env_steps": 70, "updates": 3, "episodes": 2, "phase": "train"})
-    assert (counters.clock, counters.offline_updates) == (70, 0)
+    assert (counters.clock, counters.offline_units) == (70, 0)
     again = Counters()
-    again.load(Counters(env_steps=7, offline_updates=5).state())
+    again.load(Counters(env_steps=7, offline_units=5).state())
     assert again.clock == 12
 
 
@@ -280,6 +280,6 @@ def test_stopwatch_goes_on_where_the_last_session_ended(monkeypatch):
     assert metrics == {"time/env_steps_per_second": 500.0, "time/elapsed_seconds": 54.0}
     now[0] += 1
     assert stopwatch.elapsed_seconds == 55.0
-    counters.offline_updates = 80
+    counters.offline_units = 80
     metrics = stopwatch.metrics(counters)
-    assert metrics == {"time/offline_updates_per_second": 80.0, "time/elapsed_seconds": 55.0}
+    assert metrics == {"time/offline_units_per_second": 80.0, "time/elapsed_seconds": 55.0}

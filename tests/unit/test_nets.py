@@ -7,12 +7,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlzoo.algos.dqn import QNetwork
 from rlzoo.core import registry
 from rlzoo.core.seeding import torch_seed
 from rlzoo.core.types import UsageError
-from rlzoo.nets.acting import numpy_forward
 from rlzoo.nets.mlp import MLP, NetworkConfig
-from rlzoo.nets.q_network import QNetwork
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SPACES = {
@@ -56,7 +55,7 @@ def test_numpy_equals_torch_also_after_an_update(
     config = NetworkConfig(hidden=hidden, activation=activation)
     with torch_seed(0, "test"):
         q = QNetwork(SPACES[space], 3, config, dueling=dueling)
-    forward = numpy_forward(q)
+    forward = q.numpy_forward()
     obs_B = observations(SPACES[space], batch_size)
     before = forward(obs_B)
     assert before.shape == (batch_size, 3)
@@ -73,14 +72,14 @@ def test_numpy_forward_does_not_write_into_observations() -> None:
     q = network(SPACES["vector"], hidden=())
     obs_B = observations(SPACES["vector"], 2)
     kept = obs_B.copy()
-    numpy_forward(q)(obs_B)
+    q.numpy_forward()(obs_B)
     np.testing.assert_array_equal(obs_B, kept)
 
 
 def test_numpy_forward_of_a_cnn_runs_torch() -> None:
     q = network(FRAMES, name="nature_cnn")
     obs_B = observations(FRAMES, 2)
-    np.testing.assert_array_equal(numpy_forward(q)(obs_B), torch_values(q, obs_B))
+    np.testing.assert_array_equal(q.numpy_forward()(obs_B), torch_values(q, obs_B))
 
 
 def test_one_hot_codes() -> None:

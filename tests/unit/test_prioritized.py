@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlzoo.core.types import DataError, NonFiniteError, Step
+from rlzoo.data.collector import Transition
 from rlzoo.data.prioritized import PrioritizedReplay, SumTree
 from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.run.strict import read
@@ -31,7 +32,8 @@ def fill(replay: PrioritizedReplay, *times: int) -> None:
     for time in times:
         obs_B = np.full(num_envs, time)
         false_B = np.zeros(num_envs, bool)
-        replay.add(obs_B, np.zeros(num_envs, int), Step(obs_B + 1, obs_B * 1.0, false_B, false_B))
+        step = Step(obs_B + 1, obs_B * 1.0, false_B, false_B)
+        replay.add(Transition(obs_B, np.zeros(num_envs, int), step))
 
 
 def priorities(replay: PrioritizedReplay) -> dict[int, float]:
@@ -98,7 +100,7 @@ def test_last_weight_of_a_repeated_leaf_holds() -> None:
 def test_priorities_follow_the_definition() -> None:
     replay = memory()
     fill(replay, 0, 1, 2)
-    replay.update_priorities(np.array([0, 2]), torch.tensor([-2.0, 0.5]))
+    replay.learnt(np.array([0, 2]), torch.tensor([-2.0, 0.5]))
     fill(replay, 3)
     top = (2 + EPS) ** ALPHA
     expected = {0: top, 1: 1.0, 2: (0.5 + EPS) ** ALPHA, 3: top}
@@ -108,7 +110,7 @@ def test_priorities_follow_the_definition() -> None:
 def test_new_ones_have_the_top_priority_of_when_they_came() -> None:
     replay = memory()
     fill(replay, 0, 1)
-    replay.update_priorities(np.array([0]), np.array([9.0]))  # 1 was there before
+    replay.learnt(np.array([0]), np.array([9.0]))  # 1 was there before
     assert priorities(replay)[1] == 1.0
 
 
@@ -118,7 +120,7 @@ def test_overwritten_ones_are_gone_and_stay_gone() -> None:
     assert priorities(replay).keys() == {7, 8, 9, 10}
     batch = replay.sample(4, np.random.default_rng(0), gamma=0.9)
     fill(replay, 11, 12)
-    replay.update_priorities(batch.index_B, np.full(4, 5.0))
+    replay.learnt(batch.index_B, np.full(4, 5.0))
     assert priorities(replay).keys() == {9, 10, 11, 12}
 
 
@@ -145,7 +147,7 @@ def test_td_error_that_is_not_finite_changes_nothing() -> None:
     before = priorities(replay)
     for bad in (np.nan, np.inf):
         with pytest.raises(NonFiniteError):
-            replay.update_priorities(np.array([0, 1]), np.array([3.0, bad]))
+            replay.learnt(np.array([0, 1]), np.array([3.0, bad]))
     assert priorities(replay) == before
 
 
@@ -156,7 +158,7 @@ def test_frequencies_and_weights() -> None:
     replay = memory(capacity=6)
     fill(replay, *range(9))
     cells = replay.storage.cells(replay.storage.oldest, 6)
-    replay.update_priorities(cells, np.array([0.0, 0.1, 0.5, 1.0, 2.0, 4.0]))
+    replay.learnt(cells, np.array([0.0, 0.1, 0.5, 1.0, 2.0, 4.0]))
     leaf = replay._tree.leaf[cells]
     chance = leaf / leaf.sum()
     rng = np.random.default_rng(0)
@@ -179,7 +181,7 @@ def test_frequencies_and_weights() -> None:
 def test_beta_ends_at_one(progress: float, beta: float) -> None:
     replay = memory()
     fill(replay, 0, 1)
-    replay.update_priorities(np.array([0, 1]), np.array([1.0, 3.0]))
+    replay.learnt(np.array([0, 1]), np.array([1.0, 3.0]))
     batch = replay.sample(64, np.random.default_rng(0), gamma=0.9, progress=progress)
     ratio = ((1 + EPS) / (3 + EPS)) ** (ALPHA * beta)
     assert set(batch.index_B) == {0, 1}
@@ -214,7 +216,7 @@ def play(replay: PrioritizedReplay, rng: np.random.Generator, times: range) -> l
         fill(replay, time)
         batch = replay.sample(8, rng, gamma=0.9, progress=0.5)
         drawn += [batch.index_B.tolist(), batch.weight_B.tolist()]
-        replay.update_priorities(batch.index_B, rng.normal(size=8))
+        replay.learnt(batch.index_B, rng.normal(size=8))
     return drawn
 
 

@@ -14,12 +14,13 @@ from rlzoo.core import registry
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
+from rlzoo.run import plugins
 
 
 @pytest.fixture(autouse=True)
 def fresh_registry(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", copy.deepcopy(registry._ENTRIES))
-    monkeypatch.setattr(registry, "plugin_conf_dirs", [])
+    monkeypatch.setattr(plugins, "conf_dirs", [])
 
 
 @pytest.mark.parametrize("kind", ["algo", "network", "replay"])
@@ -53,7 +54,7 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     target = '"rlzoo.algos.tabular:QLearning", "rlzoo.algos.tabular:QLearningConfig"'
-    text = f'from rlzoo import registry\nregistry.register("algo", "second_q", {target})\n'
+    text = f'from rlzoo.core import registry\nregistry.register("algo", "second_q", {target})\n'
     (tmp_path / "second_plugin.py").write_text(text)
     yield tmp_path
     sys.modules.pop("second_plugin", None)
@@ -108,8 +109,8 @@ def test_installed_plugin_is_found_by_its_entry_point(plugin, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: second\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[rlzoo.plugins]\nsecond = second_plugin\n")
     sys.path.append(str(plugin))
-    registry._installed_plugins.cache_clear()
+    plugins._installed_plugins.cache_clear()
     try:
         assert configuration.compose(["algo=second_q", "env=taxi"]).algo.name == "second_q"
     finally:
-        registry._installed_plugins.cache_clear()
+        plugins._installed_plugins.cache_clear()

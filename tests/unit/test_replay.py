@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlzoo.core.types import DataError, Step, UsageError
+from rlzoo.data.collector import Transition
 from rlzoo.data.replay import Batch, Replay
 
 GAMMA = 0.9
@@ -63,7 +64,7 @@ class Episodes:
         column = {name: np.stack([cell[name] for cell in row]) for name in row[0]}
         step = Step(column["next"], column["reward"], column["terminated"], column["truncated"])
         for replay in replays:
-            replay.add(column["obs"], column["action"], step)
+            replay.add(Transition(column["obs"], column["action"], step))
 
     def one_step(self, env: int) -> dict[str, Any]:
         obs = self.obs(env)
@@ -223,7 +224,8 @@ def test_frame_stacks_equal_gymnasiums(frame_stack: int) -> None:
     for _ in range(70):
         next_obs, reward, terminated, truncated, _ = env.step(0)
         ends = np.array([terminated]), np.array([truncated])
-        replay.add(obs[None], np.zeros(1, int), Step(next_obs[None], np.array([reward]), *ends))
+        step = Step(next_obs[None], np.array([reward]), *ends)
+        replay.add(Transition(obs[None], np.zeros(1, int), step))
         seen.append((obs, next_obs))
         obs = env.reset()[0] if terminated else next_obs
     cells = replay.cells(replay.oldest, replay.steps)
@@ -343,7 +345,7 @@ def test_dtypes_are_kept(space: spaces.Space, dtype: type) -> None:
     replay = Replay(space, spaces.Box(-1, 1, (2,)), 1, capacity=3)
     obs_B, action_B = np.asarray(space.sample())[None], np.ones((1, 2), np.float32)
     false_B = np.zeros(1, bool)
-    replay.add(obs_B, action_B, Step(obs_B, np.ones(1), false_B, false_B))
+    replay.add(Transition(obs_B, action_B, Step(obs_B, np.ones(1), false_B, false_B)))
     batch = replay.sample(4, np.random.default_rng(0), gamma=GAMMA)
     assert batch.obs_B.numpy().dtype == batch.next_obs_B.numpy().dtype == dtype
     assert batch.action_B.shape == (4, 2)
@@ -352,7 +354,8 @@ def test_dtypes_are_kept(space: spaces.Space, dtype: type) -> None:
 
 def add(replay: Replay, obs_B: Any, action_B: Any, next_obs_B: Any) -> None:
     false_B = np.zeros(len(obs_B), bool)
-    replay.add(obs_B, action_B, Step(next_obs_B, np.ones(len(obs_B)), false_B, false_B))
+    step = Step(next_obs_B, np.ones(len(obs_B)), false_B, false_B)
+    replay.add(Transition(obs_B, action_B, step))
 
 
 def test_arrays_that_do_not_fit_are_refused_at_any_time() -> None:
@@ -395,7 +398,8 @@ def test_stacks_padded_with_zeros_are_refused() -> None:
     replay = Replay(space, spaces.Discrete(2), 1, capacity=9, frame_stack=3)
     stack = np.arange(8, dtype=np.uint8).reshape(4, 2)[None]
     action_B, end_B = np.zeros(1, int), np.ones(1, bool)
-    replay.add(stack[:, :3], action_B, Step(stack[:, 1:], np.ones(1), end_B, ~end_B))
+    step = Step(stack[:, 1:], np.ones(1), end_B, ~end_B)
+    replay.add(Transition(stack[:, :3], action_B, step))
     first = np.zeros((1, 3, 2), np.uint8)
     first[:, -1] = 7
     with pytest.raises(UsageError, match="padded with the first frame"):

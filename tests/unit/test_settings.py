@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.core import settings
 from rlzoo.core.settings import defaults, nearest, plain, setting
 from rlzoo.core.types import UsageError
+from rlzoo.run import strict
 from rlzoo.run.strict import read
 
 
@@ -229,5 +229,5 @@ def test_any_input_is_read_or_refused_in_one_line(values: dict[str, Any]) -> Non
 
 
 def test_control_the_range_check_is_what_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_check_range", lambda *args: None)
+    monkeypatch.setattr(strict, "_check_range", lambda *args: None)
     assert read(Outer, {"gamma": 2}).gamma == 2

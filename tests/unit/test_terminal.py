@@ -4,8 +4,9 @@ from contextlib import closing
 
 import pytest
 
+from rlzoo.core.algorithm import Progress
 from rlzoo.run import progress as terminal
-from rlzoo.run.progress import EpisodesPlayed, Progress
+from rlzoo.run.progress import EpisodesPlayed, ProgressBar
 
 
 @pytest.fixture
@@ -16,69 +17,68 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def steps(done: int) -> Progress:
+    return Progress("train", done, 1000, "env steps")
+
+
 def test_a_file_gets_a_line_a_minute(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(total=1000, done=100) as progress:
-        for seconds, step, updates in ((100.0, 101, 0), (159.0, 200, 2), (160.0, 220, 3)):
+    with ProgressBar(steps(100)) as bar:
+        for seconds, done in ((101.0, 101), (159.0, 200), (160.0, 220)):
             clock[0] = seconds
-            progress.show({"rollout/return_mean": 12.345678})
-            progress.phase("vision", updates, 6, "updates")
-            progress.update(step)
+            bar.show({"rollout/return_mean": 12.345678})
+            bar.update(steps(done))
     assert capsys.readouterr().err == (
-        "rlzoo: 220 of 1,000 steps, 2/s; vision 3 of 6 updates, 1 min left; return 12.35\n"
+        "rlzoo: 220 of 1,000 env steps, 2/s, 6 min left; return 12.35\n"
     )
 
 
-def test_a_phase_without_a_length_of_its_own_ends_with_the_run(
+def test_a_phase_is_named_and_counts_its_own_units(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(total=1000, done=100) as progress:
-        for seconds, step, generations in ((100.0, 100, 0), (130.0, 250, 1), (160.0, 400, 2)):
+    with ProgressBar(Progress("vision", 0, 6, "minibatches")) as bar:
+        clock[0] = 160.0
+        bar.update(Progress("vision", 3, 6, "minibatches"))
+        clock[0] = 170.0
+        bar.update(Progress("controller", 0, 8, "generations"))
+        for seconds, done in ((230.0, 2), (290.0, 2), (530.0, 2)):  # the third one is late
             clock[0] = seconds
-            progress.update(step)
-            progress.phase("controller", generations, 0, "generations")
-        for seconds in (220.0, 280.0, 400.0):  # in the third, which is late
-            clock[0] = seconds
-            progress.phase("controller", 2, 0, "generations")
-            progress.update(400)
+            bar.update(Progress("controller", done, 8, "generations"))
     assert capsys.readouterr().err.splitlines() == [
-        "rlzoo: 400 of 1,000 steps, 5/s; controller 1 generations, 2 min left",
-        "rlzoo: 400 of 1,000 steps; controller 2 generations, 1 min left",
-        "rlzoo: 400 of 1,000 steps; controller 2 generations, 0 min left",
-        "rlzoo: 400 of 1,000 steps; controller 2 generations, 0 min left",
+        "rlzoo: vision: 3 of 6 minibatches, 0.05/s, 1 min left",
+        "rlzoo: controller: 2 of 8 generations, 0.0286/s, 3 min left",
+        "rlzoo: controller: 2 of 8 generations, 2 min left",
+        "rlzoo: controller: 2 of 8 generations, 0 min left",
     ]
 
 
-def test_at_a_terminal_a_phase_with_a_length_of_its_own_has_a_bar_of_its_own(
+def test_at_a_terminal_each_phase_has_a_bar_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    with Progress(total=1000, done=100) as progress:
-        progress.phase("vision", 5, 20, "minibatches")  # resumed
-        progress.show({"train/loss": 0.25})
-        progress.phase("vision", 10, 20, "minibatches")
-        progress.update(105)
-        progress.bar.refresh()
-        progress.phase("controller", 0, 0, "generations")
-        progress.update(325)
-        progress.bar.refresh()
-    lines = capsys.readouterr().err.split("\r")[::-1]
-    of_vision, of_controller = (
-        next(line for line in lines if line.startswith(name)) for name in ("vision", "controller")
-    )
-    assert of_vision.startswith("vision:  50%") and "10/20 [" in of_vision
-    assert "minibatches/s" in of_vision and "loss=0.25]" in of_vision
-    assert of_controller.startswith("controller 0 generations:  32%")
-    assert "325/1.00k [" in of_controller and "steps/s]" in of_controller, "nor vision's loss"
+    with ProgressBar(Progress("vision", 5, 20, "minibatches")) as bar:  # resumed
+        bar.show({"train/loss": 0.25})
+        bar.update(Progress("vision", 10, 20, "minibatches"))
+        bar.bar.refresh()
+        bar.update(Progress("controller", 325, 1000, "env steps"))
+        bar.bar.refresh()
+    lines = capsys.readouterr().err.split("\r")
+    of_vision = [line for line in lines if line.startswith("vision")]
+    of_controller = [line for line in lines if line.startswith("controller")]
+    [half] = [line for line in of_vision if line.startswith("vision:  50%")]
+    assert "10/20 [" in half and "minibatches/s" in half and "loss=0.25]" in half
+    assert of_vision[-1].startswith("vision: 100%"), "a phase ends full"
+    assert of_controller[-1].startswith("controller:  32%")
+    assert "325/1.00k [" in of_controller[-1] and "loss" not in of_controller[-1]
 
 
 def test_a_short_run_prints_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(total=10, done=0) as progress:
-        for step in range(1, 11):
+    with ProgressBar(steps(0)) as bar:
+        for done in range(1, 11):
             clock[0] += 1
-            progress.update(step)
+            bar.update(steps(done))
     assert capsys.readouterr().err == ""
 
 

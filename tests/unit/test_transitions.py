@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from rlzoo.algos.gail.transitions import Features, of_demonstrations, of_rollout, with_absorbing
 from rlzoo.core.types import Step
+from rlzoo.data.collector import Transition
 from rlzoo.data.rollouts import Rollout
 from rlzoo.demonstrations.trajectories import Demonstrations
 
@@ -71,7 +72,8 @@ def test_next_observations_of_a_rollout_are_the_true_ones():
         step = Step(
             final[t], np.zeros(2), np.array([False, terminated]), np.array([truncated, False])
         )
-        rollout.add(obs[t], np.array([t, 10 + t]), step)
+        drawn_B = np.array([t, 10 + t])
+        rollout.add(Transition(obs[t], drawn_B, step), drawn_B)
     now = np.array([[7], [21]], np.float32)
     transitions = of_rollout(rollout, now, rollout.action_TN.reshape(-1))
     assert transitions.obs_B.ravel().tolist() == [0, 10, 5, 11, 6, 20]
@@ -90,31 +92,31 @@ def test_features_are_standardised_with_the_statistics_of_what_was_seen():
     obs_B = np.array([[4], [0], [99]], np.float32)
     action_B = np.array([[0.5, -0.5], [1, -1], [0.7, 0.7]], np.float32)
     absorbing_B = np.array([False, False, True])
-    pair_BF = features.pair(obs_B, action_B, absorbing_B)
+    pair_BF = features.pair_rows(obs_B, action_B, absorbing_B)
     assert pair_BF.dtype == np.float32
     assert pair_BF == pytest.approx(
         np.array([[0.5, -0.5, 2, 0], [1, -1, -2, 0], [0, 0, 0, 1]]), abs=1e-6
     )
     assert features.num_pair == 4
-    assert features.state(obs_B, absorbing_B) == pytest.approx(pair_BF[:, 2:])
-    assert features.state(np.array([[500.0]]), np.array([False]))[0, 0] == 10  # clipped
+    assert features.obs_rows(obs_B, absorbing_B) == pytest.approx(pair_BF[:, 2:])
+    assert features.obs_rows(np.array([[500.0]]), np.array([False]))[0, 0] == 10  # clipped
     plain = Features(LINE, spaces.Discrete(2), normalize=False)
     plain.update(np.array([[1], [3]], np.float32))
-    assert plain.state(obs_B, absorbing_B).tolist() == [[4, 0], [0, 0], [0, 1]]
+    assert plain.obs_rows(obs_B, absorbing_B).tolist() == [[4, 0], [0, 0], [0, 1]]
 
 
 def test_discrete_spaces_are_one_hot_codes():
     features = Features(spaces.Discrete(3), spaces.Discrete(2, start=-1))
     features.update(np.array([0, 1, 2]))
-    row_BF = features.pair(np.array([2, 0]), np.array([-1, 0]), np.array([False, True]))
+    row_BF = features.pair_rows(np.array([2, 0]), np.array([-1, 0]), np.array([False, True]))
     assert row_BF.tolist() == [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]
 
 
 def test_features_are_saved_and_loaded():
     one, other = (Features(LINE, spaces.Discrete(2)) for _ in range(2))
     one.update(np.array([[1], [5]], np.float32))
-    other.load(one.save())
+    other.load(one.state())
     obs_B, present = np.array([[4]], np.float32), np.array([False])
-    assert other.state(obs_B, present).tolist() == one.state(obs_B, present).tolist()
+    assert other.obs_rows(obs_B, present).tolist() == one.obs_rows(obs_B, present).tolist()
     other.update(obs_B)
-    assert other.state(obs_B, present).tolist() != one.state(obs_B, present).tolist()
+    assert other.obs_rows(obs_B, present).tolist() != one.obs_rows(obs_B, present).tolist()

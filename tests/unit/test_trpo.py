@@ -17,7 +17,7 @@ from torch.distributions import Independent, Normal
 from rlzoo.algos.on_policy import Samples
 from rlzoo.algos.ppo import PPO, PPOConfig
 from rlzoo.algos.trpo import TRPO, TRPOConfig
-from rlzoo.core.algorithm import Setup
+from rlzoo.core.algorithm import Network, Setup
 from rlzoo.core.types import NonFiniteError
 from rlzoo.envs.make import EnvConfig, make_vector
 from rlzoo.losses.trust_region import (
@@ -29,8 +29,7 @@ from rlzoo.losses.trust_region import (
 )
 from rlzoo.nets.actor_critic import Categorical, DiagonalGaussian, StateDependentGaussian
 from rlzoo.nets.cnn import image_encoder
-from rlzoo.nets.encoders import vector_encoder
-from rlzoo.nets.mlp import NetworkConfig
+from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 ENGINES = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -84,8 +83,10 @@ def setup(env_id: str, *, kwargs: Any = None, hidden: tuple[int, ...] = (3,)) ->
         make_vector(env_config, run_seed=5),
         seed=5,
         total_env_steps=10_000,
-        network=NetworkConfig(hidden=hidden, activation="tanh"),
-        make_encoder=image_encoder if is_image else vector_encoder,
+        network=Network(
+            NetworkConfig(hidden=hidden, activation="tanh"),
+            image_encoder if is_image else vector_encoder,
+        ),
     )
 
 

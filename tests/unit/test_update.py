@@ -31,9 +31,9 @@ class Learner:
         self.optimizer = Adam(self.net.parameters(), lr=1e-2)
         self.step = GradientStep(self.optimizer, self.loss, max_grad_norm=clip, compile=compile)
 
-    def loss(self, x_B: Tensor, y_B: Tensor) -> tuple[Tensor, ...]:
+    def loss(self, x_B: Tensor, y_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         error_B = self.net(x_B) - y_B
-        return error_B.square().mean(), error_B
+        return error_B.square().mean(), {"error_B": error_B}
 
     def state(self) -> dict[str, Any]:
         return {"net": module_state(self.net), "optimizer": self.optimizer.state()}
@@ -71,9 +71,10 @@ def test_equals_plain_torch(clip: float | None) -> None:
     optimizer = torch.optim.Adam(plain.net.parameters(), lr=1e-2)
     norms = []
     for x_B, y_B in batches(20):
-        loss, norm, error_B = ours.step(x_B, y_B)
+        named = ours.step(x_B, y_B)
+        loss, norm, error_B = named["loss"], named["grad_norm"], named["error_B"]
         optimizer.zero_grad()
-        expected, *_ = plain.loss(x_B, y_B)
+        expected, _ = plain.loss(x_B, y_B)
         expected.backward()
         most = float("inf") if clip is None else clip
         expected_norm = nn.utils.clip_grad_norm_(plain.net.parameters(), most)
@@ -91,9 +92,9 @@ def nan_loss(learner: Learner, x_B: Tensor, y_B: Tensor) -> None:
 
 
 def infinite_gradient(learner: Learner, x_B: Tensor, y_B: Tensor) -> None:
-    def loss(x_B: Tensor, y_B: Tensor) -> tuple[Tensor, ...]:
+    def loss(x_B: Tensor, y_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         # The root's slope at zero is infinite, its value is not.
-        return ((learner.net(x_B) * 0).abs().sum().sqrt(),)
+        return (learner.net(x_B) * 0).abs().sum().sqrt(), {}
 
     GradientStep(learner.optimizer, loss, max_grad_norm=0.5, compile=False)(x_B, y_B)
 
@@ -205,7 +206,7 @@ def test_states_of_other_networks_are_refused_and_change_nothing() -> None:
 
 
 def test_without_a_compiler_one_warning_and_eager(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
@@ -213,19 +214,19 @@ def test_without_a_compiler_one_warning_and_eager(
     for batch in batches(3):
         compiled.step(*batch)
         eager.step(*batch)
-    assert [record.message for record in caplog.records if record.name == update.__name__] == [
-        "compile=true is ignored: no working C++ compiler was found"
+    assert capsys.readouterr().err.splitlines() == [
+        "rlzoo: warning: compile=true is ignored: no working C++ compiler was found"
     ]
     assert leaves(compiled.state()) == leaves(eager.state())
 
 
 def test_a_torch_that_cannot_compile_gradients_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch._dynamo, "config", object())
     learner = Learner(compile=True)
     learner.step(*next(batches(1)))
-    assert "cannot compile gradients" in caplog.text
+    assert "cannot compile gradients" in capsys.readouterr().err
 
 
 def test_other_errors_of_the_compiler_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -679,7 +679,7 @@ def test_a_phase_is_shown_while_it_runs_and_once_when_it_has_ended(tmp_path):
 def test_workers_end_with_the_phase():
     it = agent(phases=["controller"], controller={"workers": 1, "generations": 1}, total=10**6)
     it._phase = it._begin("controller")
-    processes = [member.process for member in it._phase.executor._members]
+    processes = [worker.process for worker in it._phase.executor._workers]
     assert len(processes) == 1
     it.close()
     assert all(process._closed for process in processes)

@@ -1,17 +1,17 @@
 """Every-visit Monte Carlo control with an epsilon-greedy policy (Sutton & Barto 2018, 5.4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Discrete
 
 from rlzoo.core import registry
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.algorithm import Algorithm, Reactive, Setup
+from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
-from rlzoo.core.types import Counters, Metrics, State, Step, UsageError
-from rlzoo.core.algorithm import Setup
-from rlzoo.data.collector import Collector
+from rlzoo.core.types import Counters, Metrics, Record, UsageError
+from rlzoo.data.collector import Collector, Transition
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,32 @@ class MonteCarloConfig:
     epsilon: float = setting(0.1, "chance of a random action", low=0, high=1)
 
 
-class MonteCarlo:
-    needs: tuple[str, ...] = ()  # of "network" and "replay"
+@dataclass
+class Running(Record):
+    """The episodes in progress: of each env [observation, action, reward] for each step."""
+
+    episodes: list[list[Any]] = field(default_factory=list)
+
+
+class MonteCarlo(Algorithm):
+    policy_parts = ("q_SA",)
 
     def __init__(self, config: MonteCarloConfig, setup: Setup) -> None:
         self.config, self.env, self.total_env_steps = config, setup.env, setup.total_env_steps
         self.counters = Counters()
+        self.policy = Reactive(self.act)
         self.rng = numpy_generator(setup.seed, "monte_carlo")
         self.q_SA = np.zeros((setup.env.observation_space.n, setup.env.action_space.n))
         self.visits_SA = np.zeros(self.q_SA.shape, dtype=np.int64)
-        self.episodes: list[list[Any]] = [[] for _ in range(setup.env.num_envs)]
-        self.collector = Collector(setup.env, self.remember)
-
-    @staticmethod
-    def check(run: Any) -> None:
-        """Refuse settings that cannot work together."""
+        self.running = Running([[] for _ in range(setup.env.num_envs)])
+        self.collector = Collector(setup.env)
+        self.parts = {  # everything that the rest of the run depends on
+            "q_SA": self.q_SA,
+            "visits_SA": self.visits_SA,
+            "running": self.running,
+            "rng": self.rng,
+            "collector": self.collector,
+        }
 
     @staticmethod
     def check_spaces(config: MonteCarloConfig, observation_space: Any, action_space: Any) -> None:
@@ -54,13 +65,16 @@ class MonteCarlo:
 
     def step(self) -> Metrics:
         """One step of each env; an episode that ends is learned from."""
-        self.collector.step(lambda obs_B: self.act(obs_B, explore=True))
+        with self.collector.timed():
+            action_B = self.act(self.env.obs_B, explore=True)
+            self.remember(self.collector.step(action_B))
         self.counters.env_steps += self.env.num_envs
         self.counters.episodes = self.collector.statistics.episodes
         return {}
 
-    def remember(self, obs_B: np.ndarray, action_B: np.ndarray, step: Step) -> None:
-        for b, episode in enumerate(self.episodes):
+    def remember(self, transition: Transition) -> None:
+        obs_B, action_B, step = transition
+        for b, episode in enumerate(self.running.episodes):
             episode.append([int(obs_B[b]), int(action_B[b]), float(step.reward_B[b])])
             if step.terminated_B[b]:
                 self.learn(episode)
@@ -77,39 +91,8 @@ class MonteCarlo:
         self.counters.updates += len(episode)
 
     def gauges(self) -> dict[str, float]:
-        return {
-            "train/q_max_mean": float(self.q_SA.max(axis=1).mean()),
-            **self.collector.statistics.gauges(),
-            **self.collector.take_seconds(),
-        }
-
-    def done(self) -> bool:
-        return self.counters.env_steps >= self.total_env_steps
-
-    def state(self) -> State:
-        """Everything that the rest of the run depends on: arrays and plain JSON values."""
-        return {
-            "counters": self.counters.state(),
-            **self.policy_state(),
-            "visits_SA": self.visits_SA.copy(),
-            "episodes": [list(episode) for episode in self.episodes],
-            "rng": generator_state(self.rng),
-            "collector": self.collector.state(),
-        }
-
-    def load(self, state: State) -> None:
-        self.counters.load(state["counters"])
-        self.load_policy(state)
-        self.visits_SA = state["visits_SA"].copy()
-        self.episodes = [list(episode) for episode in state["episodes"]]
-        load_generator(self.rng, state["rng"])
-        self.collector.load(state["collector"])
-
-    def policy_state(self) -> State:
-        return {"q_SA": self.q_SA.copy()}
-
-    def load_policy(self, state: State) -> None:
-        self.q_SA = state["q_SA"].copy()
+        best_S = self.q_SA.max(axis=1)
+        return {"train/q_max_mean": float(best_S.mean()), **self.collector.gauges()}
 
 
 registry.register("algo", "monte_carlo", f"{__name__}:MonteCarlo", f"{__name__}:MonteCarloConfig")

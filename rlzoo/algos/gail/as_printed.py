@@ -182,6 +182,11 @@ class GAILAsPrinted(Algorithm):
         self.policy_parts = tuple(n for n in ("network", "normalizer") if n in self.parts)
 
     @staticmethod
+    def check(run: Any) -> None:
+        if run.device != "cpu":
+            raise UsageError(f"device={run.device}: algo=gail_as_printed runs on the CPU alone")
+
+    @staticmethod
     def sources(config: GAILAsPrintedConfig) -> Sources:
         return Sources(demonstrations=config.demonstrations)
 

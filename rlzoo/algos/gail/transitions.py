@@ -18,7 +18,7 @@ from rlzoo.core.types import State
 from rlzoo.data.normalize import CLIP, EPS, RunningStatistics
 from rlzoo.data.rollouts import Rollout
 from rlzoo.demonstrations.trajectories import Demonstrations
-from rlzoo.nets.encoders import vector_encoder
+from rlzoo.nets.mlp import vector_encoder
 
 
 class Transitions(NamedTuple):

@@ -1,16 +1,15 @@
 """CMA-ES (Hansen 2016, "The CMA evolution strategy: a tutorial") with a state that can be saved.
 
 The package `cma` does the mathematics. Its own way to save a strategy is pickle; here its random
-numbers come from a generator of ours, and the fields that its future depends on are named below.
-Tests hold that a strategy with these fields in a fresh process goes on bit for bit, and that none
-of them could be left out.
+numbers come from a generator of ours, and the state is every plain value that the strategy shows
+in public. Tests hold that a strategy with these values in a fresh process goes on bit for bit.
 
 Shape suffixes: P members of the population, N parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,14 +19,14 @@ from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import NonFiniteError, State, UsageError
 
-# Part of a strategy -> those of its attributes that its next generations depend on.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "strategy": ("mean", "mean_old", "sigma", "pc", "countiter"),
-    "tpa": ("ps", "s"),
-    "csa": ("ps",),
-    "full": ("C", "B", "D", "count_tell", "last_update"),
-    "diagonal": ("scaling", "is_identity"),
-}
+log = logging.getLogger(__name__)
+
+# Part of the parameters, or of sigma0, below which steps come near to the last of a float's 16
+# digits: soon all members would be the mean, and the package would divide by its move, zero.
+SMALLEST_STEP = 1e-12
+# Of an array in the memory order of its columns, which is stored transposed: products of matrices
+# round accordingly.
+_COLUMNS = ".T"
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,18 @@ class CMAES:
         self._config = config
         self._start_N = np.zeros(num_params) if start_N is None else np.array(start_N, np.float64)
         self._rng = numpy_generator(seed, "cma-es")
-        self._es = _strategy(self._start_N, config, self._rng)
+        self._begin()
 
     @property
     def generation(self) -> int:
         """How many generations have been told."""
-        return int(self._es.countiter)
+        return int(self._es.countiter) + self._rested
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether steps are so small that there is nothing left to search."""
+        scale = max(np.abs(self._es.mean).max(), self._config.sigma0)
+        return bool(self._es.stds.max() < SMALLEST_STEP * scale)
 
     @property
     def mean_N(self) -> np.ndarray:
@@ -91,66 +96,94 @@ class CMAES:
         return float(self._es.sigma)
 
     def ask(self) -> np.ndarray:
-        """The next generation [P, N]."""
-        return np.asarray(self._es.ask())
+        """The next generation [P, N]; of a search that has converged, the mean P times.
+
+        Raises NonFiniteError where the search has diverged.
+        """
+        if self.has_converged:
+            return np.tile(self.mean_N, (self._config.population, 1))
+        params_PN = np.asarray(self._es.ask())
+        self._require_finite("a parameter", params_PN)
+        return params_PN
 
     def tell(self, params_PN: np.ndarray, fitness_P: np.ndarray) -> None:
         """Learn from what `ask` gave; greater fitness is better.
 
-        Raises NonFiniteError, and changes nothing, if a fitness is NaN or infinite.
+        Raises NonFiniteError, and changes nothing, if a parameter or a fitness is NaN or infinite.
         """
-        if not np.isfinite(fitness_P).all():
-            raise NonFiniteError(
-                f"generation {self.generation}: the fitness of a member is "
-                f"{fitness_P[~np.isfinite(fitness_P)][0]}, expected a finite number"
-            )
+        self._require_finite("a parameter", params_PN)
+        self._require_finite("the fitness", fitness_P)
+        if self.has_converged:
+            self._rested += 1
+            return
         self._es.tell(list(params_PN), (-np.asarray(fitness_P, dtype=np.float64)).tolist())
         adapted, config = self._es.sigma, self._config
         self._es.sigma = min(adapted, max(adapted * config.sigma_decay, config.sigma_limit))
+        if self.has_converged:
+            log.warning("generation %d: the search has converged and rests", self.generation)
+
+    def _require_finite(self, what: str, numbers: np.ndarray) -> None:
+        if not np.isfinite(numbers).all():
+            raise NonFiniteError(
+                f"generation {self.generation}: {what} of a member is "
+                f"{numbers[~np.isfinite(numbers)][0]}, expected a finite number"
+            )
 
     def state(self) -> State:
         """To be taken between `tell` and `ask`."""
-        fields = {
-            part: {name: _plain(getattr(owner, name)) for name in names if hasattr(owner, name)}
-            for part, owner, names in self._parts()
-        }
-        return {**fields, "rng": generator_state(self._rng)}
+        state: State = {"rested": self._rested, "rng": generator_state(self._rng)}
+        for name, part in self._parts().items():
+            numbers = {k: v for k, v in _numbers(part).items() if v != self._new[name].get(k)}
+            # The strategy's own matrices are copies of its parts' and the last generation.
+            state[name] = numbers | _arrays(part, max_axes=1 if name == "strategy" else 2)
+        return state
 
     def load(self, state: State) -> None:
-        load_generator(self._rng, state["rng"])
-        self._es = es = _strategy(self._start_N, self._config, self._rng)
-        for part, owner, _ in self._parts():
-            for name, value in state[part].items():
+        self._begin()
+        self._rested = state.get("rested", 0)  # older runs never did
+        es = self._es
+        es.ask()  # starts its clock
+        for name, part in self._parts().items():
+            for key, value in state[name].items():
                 if isinstance(value, np.ndarray):
-                    # In the memory order that it had: matrix products round accordingly.
-                    value = np.array(value, order="F" if name == "B" else "C")
-                setattr(owner, name, value)
-        if es.countiter:  # what the first `ask` and the last `tell` left
-            es.timer = _Timer()
-            es.pop_injection_directions = es._prepare_injection_directions()
-            es.mean_after_tell[:] = es.mean
+                    value = np.array(value).T if key.endswith(_COLUMNS) else np.array(value)
+                setattr(part, key.removesuffix(_COLUMNS), value)
+        if es.countiter:  # what the last `tell` left; older runs have none of it in their state
+            es.mean_after_tell = es.mean.copy()
+            if es.mean_shift_samples:
+                es.pop_injection_directions = [es.mean - es.mean_old, es.mean_old - es.mean]
+        load_generator(self._rng, state["rng"])
 
-    def _parts(self) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-        """Name, object and fields of each part of the strategy."""
-        es, covariance, step_size = self._es, self._config.covariance, self._config.step_size
-        yield "strategy", es, FIELDS["strategy"]
-        yield "step_size", es.adapt_sigma, FIELDS[step_size]
-        shape = es.sm if covariance == "full" else es.sigma_vec
-        yield "covariance", shape, FIELDS[covariance]
+    def _begin(self) -> None:
+        self._es = _strategy(self._start_N, self._config, self._rng)
+        self._rested = 0  # generations since it has converged
+        # Numbers that stay as they are from here on are settings, and no part of the state.
+        self._new = {name: _numbers(part) for name, part in self._parts().items()}
 
-
-class _Timer:
-    """Stands in for the strategy's stopwatch, which nothing here reads."""
-
-    tic = None
-
-    def pause(self) -> None: ...
+    def _parts(self) -> dict[str, Any]:
+        """The strategy, and those of its parts that learn."""
+        es = self._es
+        shape = es.sm if self._config.covariance == "full" else es.sigma_vec
+        return {"strategy": es, "step_size": es.adapt_sigma, "covariance": shape}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.ndim:
-        return value.copy()
-    return value.item() if isinstance(value, np.generic | np.ndarray) else value
+def _numbers(part: Any) -> State:
+    """Public numbers of a part, as Python's own."""
+    return {
+        name: value.item() if isinstance(value, np.number) else value
+        for name, value in vars(part).items()
+        if name[0] != "_" and isinstance(value, bool | int | float | np.number)
+    }
+
+
+def _arrays(part: Any, max_axes: int) -> State:
+    """Copies of the public vectors and matrices of a part."""
+    arrays: State = {}
+    for name, value in vars(part).items():
+        if name[0] != "_" and isinstance(value, np.ndarray) and 0 < value.ndim <= max_axes:
+            is_transposed = value.ndim == 2 and value.T.flags.c_contiguous
+            arrays[name + _COLUMNS * is_transposed] = np.array(value.T if is_transposed else value)
+    return arrays
 
 
 def _strategy(start_N: np.ndarray, config: CMAESConfig, rng: np.random.Generator) -> Any:
@@ -160,13 +193,16 @@ def _strategy(start_N: np.ndarray, config: CMAESConfig, rng: np.random.Generator
     except ImportError as error:
         raise UsageError(f"algo=world_models needs another package, cma: {error}") from error
     adapt = {"tpa": sigma_adaptation.CMAAdaptSigmaTPA, "csa": sigma_adaptation.CMAAdaptSigmaCSA}
+    # The package's tpa compares two parameters.
+    step_size = config.step_size if len(start_N) > 1 else "csa"
     options = {
         "popsize": config.population,
         "CMA_diagonal": config.covariance == "diagonal",
-        "AdaptSigma": adapt[config.step_size],
+        "AdaptSigma": adapt[step_size],
         "randn": lambda *shape: rng.standard_normal(shape),
         "seed": float("nan"),  # leave numpy's global generator alone
-        # What would need more fields: mirrored members (in small populations), other coordinates.
+        # What would need state that is not public: mirrored members (in small populations) and
+        # other coordinates.
         "CMA_mirrors": 0,
         "conditioncov_alleviate": False,
         "verbose": -9,

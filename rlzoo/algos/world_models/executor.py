@@ -9,20 +9,16 @@ difference to it.
 
 from __future__ import annotations
 
-import multiprocessing.connection
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from multiprocessing.util import Finalize
+from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, Literal, Protocol
 
+from rlzoo.core import workers as processes
 from rlzoo.core.types import RlzooError, UsageError
-from rlzoo.envs.process import LEAVE_SECONDS, SPAWN, end_with_parent, signals_held_back
+from rlzoo.core.workers import WorkerLost, end, end_with, portable
 
 Worker = Callable[[Any], Generator[None, None, Any]]
 Kind = Literal["process", "ray"]
@@ -90,14 +86,6 @@ class LocalExecutor:
         self._work = deque()
 
 
-@dataclass
-class _Member:
-    process: SpawnProcess
-    pipe: Connection
-    share: int | None = None  # what it is busy with
-    deadline: float = 0.0
-
-
 class ProcessExecutor:
     """Worker processes. One that dies, or gives no sign of life, is replaced, its share done again.
 
@@ -105,18 +93,18 @@ class ProcessExecutor:
     """
 
     def __init__(self, make: Callable[[], Worker], *, workers: int, timeout_seconds: float) -> None:
-        self._make, self._timeout_seconds = make, timeout_seconds
-        self._members: list[_Member] = []
-        self._stop = Finalize(self, _end, (self._members,), exitpriority=1)
+        self._make, self._timeout_seconds = partial(_Server, make), timeout_seconds
+        self._workers: list[processes.Worker] = []
+        end_with(self, self._workers, 0)  # they have nothing to save
+        self._busy: dict[processes.Worker, int] = {}  # with which share
         self._waiting: deque[int] = deque()
         for _ in range(workers):
-            self._members.append(_begin(make))
+            self._workers.append(processes.Worker(self._make))
 
     def start(self, shares: Sequence[Any]) -> None:
-        assert self._members, "the executor is closed"
-        for i, member in enumerate(self._members):
-            if member.share is not None:  # with a share of the batch that is dropped
-                self._replace(i)
+        assert self._workers, "the executor is closed"
+        for worker in list(self._busy):  # with a share of the batch that is dropped
+            self._replace(worker)
         self._shares = list(shares)
         self._results: list[Any] = [None] * len(shares)
         self._attempts = [0] * len(shares)
@@ -124,128 +112,60 @@ class ProcessExecutor:
         self._waiting = deque(range(len(shares)))
 
     def poll(self) -> list[Any] | None:
-        for member in self._members:
-            if member.share is None and self._waiting:
-                self._hand_out(member, self._waiting.popleft())
-        pipes = [member.pipe for member in self._members if member.share is not None]
-        ready = multiprocessing.connection.wait(pipes, POLL_SECONDS) if pipes else []
-        for i, member in enumerate(self._members):
-            if member.pipe in ready:
-                self._receive(i)
-            elif member.share is not None and time.monotonic() > member.deadline:
-                self._give_up(i, f"gave no sign of life for {self._timeout_seconds:g} seconds")
+        for worker in self._workers:
+            if worker not in self._busy and self._waiting:
+                share = self._busy[worker] = self._waiting.popleft()
+                self._attempts[share] += 1
+                worker.ask("do", self._shares[share], seconds=self._timeout_seconds)
+        if self._busy:
+            wait([worker.pipe for worker in self._busy], POLL_SECONDS)
+        for worker, share in list(self._busy.items()):
+            try:
+                answer = worker.receive()
+            except WorkerLost as lost:
+                self._give_up(worker, share, lost)
+            except RlzooError:
+                self.close()
+                raise
+            else:
+                if answer is not None:
+                    [self._results[share]] = answer
+                    self._left.discard(share)
+                    del self._busy[worker]
         return None if self._left else self._results
 
-    def _hand_out(self, member: _Member, share: int) -> None:
-        member.share = share
-        self._renew(member)
-        self._attempts[share] += 1
-        with suppress(OSError):  # it is dead; waiting for its answer finds out
-            member.pipe.send(self._shares[share])
-
-    def _renew(self, member: _Member) -> None:
-        member.deadline = time.monotonic() + self._timeout_seconds
-
-    def _receive(self, i: int) -> None:
-        member = self._members[i]
-        try:
-            answer = member.pipe.recv()
-        except (EOFError, OSError):
-            member.process.join(LEAVE_SECONDS)
-            self._give_up(i, f"died (exit code {member.process.exitcode})")
-            return
-        if isinstance(answer, RlzooError):
-            self.close()
-            raise answer
-        if answer is None:
-            self._renew(member)
-            return
-        assert member.share is not None
-        [self._results[member.share]] = answer
-        self._left.discard(member.share)
-        member.share = None
-
-    def _give_up(self, i: int, what: str) -> None:
+    def _give_up(self, worker: processes.Worker, share: int, lost: WorkerLost) -> None:
         """Replace a worker, and put its share back to the front of the queue."""
-        share = self._members[i].share
-        assert share is not None
         if self._attempts[share] == ATTEMPTS:
             self.close()
-            raise RlzooError(f"{self._shares[share]}: the worker {what}, {ATTEMPTS} times in a row")
-        self._replace(i)
+            raise RlzooError(f"{self._shares[share]}: {lost}, {ATTEMPTS} times in a row")
+        self._replace(worker)
         self._waiting.appendleft(share)
 
-    def _replace(self, i: int) -> None:
-        member = self._members[i]
-        member.process.kill()
-        _end([member])
-        self._members[i] = _begin(self._make)
+    def _replace(self, worker: processes.Worker) -> None:
+        self._workers[self._workers.index(worker)] = processes.Worker(self._make)
+        del self._busy[worker]
+        end([worker], 0)
 
     def close(self) -> None:
         """End the workers; a second call does nothing."""
-        self._stop()
+        end(self._workers, 0)
+        self._busy.clear()
 
 
-def _begin(make: Callable[[], Worker]) -> _Member:
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=_work, args=(there,), name="rlzoo-worker", daemon=True)
-    with signals_held_back():
-        process.start()
-    there.close()  # so that the worker's death closes the pipe
-    # Not among the process's arguments: those are written to a pipe whose other end is open here,
-    # too, so that a worker that dies before it has read them all would be waited for in vain.
-    with suppress(OSError):  # it is dead; waiting for its answer finds out
-        here.send(make)
-    return _Member(process, here)
+class _Server:
+    """In the worker: does one share after the other."""
 
+    def __init__(self, make: Callable[[], Worker], sign: Callable[[], None] = lambda: None) -> None:
+        self._worker, self._sign, self._signed = make(), sign, time.monotonic()
 
-def _end(members: list[_Member]) -> None:
-    for member in members:
-        member.pipe.close()
-        member.process.kill()  # it has nothing to save
-    for member in members:
-        member.process.join()
-        member.process.close()
-    members.clear()
+    def do(self, share: Any) -> Any:
+        return finished(self._worker(share), self._sign_now_and_then)
 
-
-def _work(pipe: Connection) -> None:
-    """In the worker: do share after share until the pipe closes."""
-    end_with_parent()
-    with suppress(EOFError, OSError):  # the parent has closed the pipe
-        made = _answer(pipe.recv())
-        if isinstance(made, RlzooError):
-            pipe.send(made)
-            return
-        [worker] = made
-        while True:
-            pipe.send(_answer(_do, worker, pipe.recv(), pipe))
-
-
-def _do(worker: Worker, share: Any, pipe: Connection) -> Any:
-    """What the worker makes of the share; a None goes ahead of it now and then."""
-    last = time.monotonic()
-
-    def sign() -> None:
-        nonlocal last
-        if time.monotonic() - last > SIGN_SECONDS:
-            pipe.send(None)
-            last = time.monotonic()
-
-    return finished(worker(share), sign)
-
-
-def _answer(function: Callable[..., Any], *arguments: Any) -> list[Any] | RlzooError:
-    """[what it returns], or the error that it raises, with the place as a note."""
-    try:
-        return [function(*arguments)]
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
-        if not isinstance(error, RlzooError):
-            answer = RlzooError(f"worker: {type(error).__name__}: {error}")
-        else:
-            answer = error
-        answer.add_note("".join(traceback.format_exception(error)))
-        return answer
+    def _sign_now_and_then(self) -> None:
+        if time.monotonic() - self._signed > SIGN_SECONDS:
+            self._sign()
+            self._signed = time.monotonic()
 
 
 def require_ray() -> Any:
@@ -293,9 +213,9 @@ class RayExecutor:
         self._actors = []
 
 
-class _RayWorker:
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self._worker = make()
-
+class _RayWorker(_Server):
     def do(self, share: Any) -> list[Any] | RlzooError:
-        return _answer(finished, self._worker(share))
+        try:
+            return [super().do(share)]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller has to know
+            return portable(error)
