@@ -111,6 +111,9 @@ WRONG = [
     ("plugins=[no_such_module]", "cannot import 'no_such_module'"),
     ("plugins=[..x]", "plugins: got '..x'"),
     ("plugins=[3]", "plugins: got '3'"),
+    # words of an earlier version
+    ("eval.every_env_steps=100", "It is called 'eval.every' now"),
+    ("log_every_env_steps=100", "It is called 'log_every' now"),
     # places
     ("run_dir=", "run_dir=: got nothing"),
     ("resume=", "resume=: got nothing"),
