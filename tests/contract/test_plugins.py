@@ -151,3 +151,24 @@ def test_the_document_shows_the_commands_that_work(tmp_path):
         assert done.returncode == 0, done.stderr
     for file in re.findall(r"`(docs/example_plugin/[\w./]+)`", text):
         assert (DOCS.parent / file).exists(), file
+
+
+def test_the_document_shows_the_example_as_it_is():
+    text = (DOCS / "extending.md").read_text()
+    shown = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    assert shown in (DOCS / "example_plugin/my_algos/reinforce.py").read_text()
+
+
+def test_the_document_lists_all_members_of_an_algorithm():
+    text = (DOCS / "extending.md").read_text().split("\n## The members of an algorithm\n")[1]
+    rows = [line.split(" | ")[0] for line in text.split("\n## ")[0].splitlines()]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)", row) if row.startswith("|")}
+    members = {*Algorithm.__annotations__, *vars(Algorithm)}
+    assert listed == {name for name in members if not name.startswith("_")}
+
+
+def test_the_test_in_the_document_passes(tmp_path):
+    text = (DOCS / "extending.md").read_text()
+    namespace = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], namespace)
+    namespace["test_resumed_equals_straight"](tmp_path)
