@@ -209,6 +209,34 @@ def test_a_command_that_is_refused_is_found(planted: str, tmp_path: Path) -> Non
         check_command(words)
 
 
+# --- form ---------------------------------------------------------------------------------------
+
+MAX_ROW, MAX_PROSE = 320, 600  # characters of a table's row, of a line of prose
+WRITTEN = [ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+
+
+def long_lines(page: Path) -> list[int]:
+    """Numbers of lines that hold too much; blocks of code do not count."""
+    found, in_code = [], False
+    for number_of_line, line in enumerate(page.read_text().splitlines(), 1):
+        in_code ^= line.startswith("```")
+        if not in_code and len(line) > (MAX_ROW if line.startswith("|") else MAX_PROSE):
+            found.append(number_of_line)
+    return found
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_of_a_page_is_too_long(page: Path) -> None:
+    assert long_lines(page) == []
+
+
+def test_a_line_that_is_too_long_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    row, prose = "|" + "x" * MAX_ROW, "x" * (MAX_PROSE + 1)
+    page.write_text(f"{row}\n{prose}\n```text\n{prose}\n```\n{row[:-1]}\n")
+    assert long_lines(page) == [1, 2]
+
+
 # --- links and names ----------------------------------------------------------------------------
 
 
