@@ -37,9 +37,9 @@ class CollectConfig:
     min_episode_steps: int = setting(1, "shorter ones are dropped (TakeCover's code: 100)", low=1)
     policy: Literal["networks", "brownian", "held", "one_control", "controller"] = setting(
         "networks",
-        "who plays: recurrent networks drawn at random (the paper, CarRacing), a random walk, "
-        "uniform actions held for a while (TakeCover), one control of CarRacing at a time, or "
-        "the source's C, disturbed (the paper's iterative training)",
+        "who plays: random recurrent networks (the paper, CarRacing), a random walk, uniform "
+        "actions held for a while (TakeCover), one control of CarRacing at a time, or the source's "
+        "C, disturbed (iterative training)",
     )
     held_steps: int = setting(
         10, "policy=held, controller: a random action lasts at most this (TakeCover: 10)", low=1
