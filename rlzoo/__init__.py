@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from rlzoo.core.types import DataError, RlzooError, UsageError
     from rlzoo.run.library import compose, evaluate, load, resume, train
     from rlzoo.run.saved import SavedRun
+    from rlzoo.study.contract import check_algorithm
 
 __all__ = [
     "DataError",
     "RlzooError",
     "SavedRun",
     "UsageError",
+    "check_algorithm",
     "compose",
     "evaluate",
     "load",
@@ -27,15 +29,21 @@ __all__ = [
     "train",
 ]
 
-_ERRORS = {"DataError", "RlzooError", "UsageError"}
+# Where they are, if not in rlzoo.run.library.
+_ELSEWHERE = {
+    "DataError": "rlzoo.core.types",
+    "RlzooError": "rlzoo.core.types",
+    "UsageError": "rlzoo.core.types",
+    "check_algorithm": "rlzoo.study.contract",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Names are imported when they are first used, so that `import rlzoo` costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'rlzoo' has no attribute '{name}'")
-    module = "rlzoo.core.types" if name in _ERRORS else "rlzoo.run.library"
-    return getattr(importlib.import_module(module), name)
+    module = importlib.import_module(_ELSEWHERE.get(name, "rlzoo.run.library"))
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rlzoo.core.messages import warn
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import CantCreateError, DataError, LockedError, UsageError
 from rlzoo.io import files
@@ -21,6 +22,8 @@ from rlzoo.io.provenance import provenance
 
 __all__ = ["RunDir", "latest", "provenance"]
 
+# Folders of an output directory; others in it (demonstrations, shipped agents) are no own runs.
+RUNS, SWEEPS = "runs", "sweeps"
 _STATUS = "status.json"  # written first, by the claim
 _CONFIG = "config.yaml"  # without it a run never began: there is nothing to resume or evaluate
 _LOCK = "lock"
@@ -214,12 +217,15 @@ class RunDir:
 
 
 def latest(root: Path) -> Path:
-    """The run directory below `root` (and its sweeps) that started last; UsageError if none."""
+    """The run below `root` (in its runs or sweeps) that started last; UsageError if none."""
     root = Path(root)
     started = []
-    for pattern in (f"*/*/{_CONFIG}", f"sweeps/*/*/{_CONFIG}"):
-        for file in root.glob(pattern):
-            started.append((RunDir(file.parent).started(), file.parent))
+    for folder in (RUNS, SWEEPS):
+        for file in root.glob(f"{folder}/*/*/{_CONFIG}"):
+            try:
+                started.append((RunDir(file.parent).started(), file.parent))
+            except DataError as error:  # of one run; the others are none the worse
+                warn(f"passed over: {error}")
     if not started:
         raise UsageError(f"{root}: got no run directories there, expected at least one to resume")
     return max(started)[1]

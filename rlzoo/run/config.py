@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rlzoo.core import registry
 from rlzoo.core.settings import nearest, plain, setting
 from rlzoo.core.types import DataError, UsageError
+from rlzoo.io.migrations import RENAMED
 from rlzoo.run import plugins
 from rlzoo.run.strict import read
 
@@ -59,7 +60,7 @@ class RunConfig:
     threads: int = setting(1, "torch threads; small networks are slower with more", low=1)
     device: Literal["cpu", "cuda"] = setting("cpu", "where networks live")
     compile: bool = setting(False, "compile whole updates (needs a C++ compiler; starts slower)")
-    output_dir: str = setting("outputs", "where run directories are made")
+    output_dir: str = setting("outputs", "runs are made in its folder runs/, sweeps in sweeps/")
     plugins: tuple[str, ...] = setting((), "modules to import first, such as my_package.my_algo")
 
 
@@ -134,6 +135,8 @@ def _check_key(word: str) -> None:
         raise UsageError(f"'{word}': Hydra's own settings are not used here (see rlzoo --help)")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise UsageError(f"cannot read {word!r}: expected key=value, such as algo=dqn or seed=1")
+    if key in RENAMED:
+        raise UsageError(f"unknown setting '{key}'. It is called '{RENAMED[key]}' now")
     if key.startswith("where_known"):
         raise UsageError(f"unknown setting '{key}': that is for files such as conf/debug/tiny.yaml")
     if key in {f"{kind}.name" for kind in KINDS}:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlzoo.core.messages import note
 from rlzoo.core.types import UsageError
 from rlzoo.io import checkpoint
-from rlzoo.io.run_dir import RunDir, provenance
+from rlzoo.io.run_dir import RUNS, RunDir, provenance
 from rlzoo.run import config as configuration
 from rlzoo.run.build import Builder
 from rlzoo.run.config import RunConfig
@@ -39,7 +39,7 @@ def begin(
     if run_dir:
         directory = RunDir.claim_at(run_dir)
     else:
-        directory = RunDir.claim(output, config.algo.name, config.env.name, config.seed)
+        directory = RunDir.claim(output / RUNS, config.algo.name, config.env.name, config.seed)
     with directory.lock():
         with directory.preparing():
             directory.write_text("config.yaml", configuration.to_yaml(config))

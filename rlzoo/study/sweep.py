@@ -19,7 +19,7 @@ from pathlib import Path
 from rlzoo.core.messages import note
 from rlzoo.core.types import CantCreateError, UsageError
 from rlzoo.io import files
-from rlzoo.io.run_dir import RunDir
+from rlzoo.io.run_dir import SWEEPS, RunDir
 from rlzoo.run import config as configuration
 from rlzoo.run.stop import StopSignal
 
@@ -72,7 +72,7 @@ def run_sweep(words: Sequence[str], *, jobs: int, name: str) -> int:
     name = name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(f"--name: got '{name}', expected letters, digits, '.', '_' and '-'")
-    root = Path(configs[0].output_dir) / "sweeps" / name
+    root = Path(configs[0].output_dir) / SWEEPS / name
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.seeding import TEST
 from rlzoo.core.types import NonFiniteError, UsageError
-from rlzoo.io import checkpoint
-from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
 from rlzoo.run.build import Builder, build, close
 from rlzoo.run.config import RunConfig
-from rlzoo.run.evaluate import Evaluation, Stopped, evaluate
+from rlzoo.run.evaluate import Evaluation, Stopped, evaluate, never
 from rlzoo.run.run import Run
+from rlzoo.study.contract import begin as start
+from rlzoo.study.contract import fingerprint, greedy, outcome, stopped_and_resumed
 
 ALGORITHMS = registry.names("algo")
 VARIANTS = [
@@ -100,72 +99,6 @@ def tiny(algo: str, extra: tuple[str, ...] = (), output: Path | None = None) -> 
     raise AssertionError(f"no env fits {algo}")
 
 
-def fingerprint(tree: Any) -> str:
-    """sha256 of a state: every array's bytes, dtype and shape, every number, every key."""
-    digest = hashlib.sha256()
-
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            for key in sorted(node):
-                digest.update(f"<{key}>".encode())
-                walk(node[key])
-        elif isinstance(node, list | tuple):
-            for item in node:
-                walk(item)
-        elif hasattr(node, "shape"):
-            array = np.asarray(node)
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        else:
-            digest.update(repr(node).encode())
-
-    walk(tree)
-    return digest.hexdigest()
-
-
-def metrics_without_times(directory: RunDir) -> list[dict[str, float]]:
-    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
-    ]
-
-
-def never() -> bool:
-    return False
-
-
-class StopAt:
-    """Asks the run to stop at its n-th poll, wherever that is (training or evaluation)."""
-
-    def __init__(self, polls: int) -> None:
-        self.left = polls
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-
-def start(config: RunConfig, root: Path, stop: Callable[[], bool] = never) -> tuple[Run, str]:
-    directory = RunDir.claim_at(root)
-    directory.write_text("config.yaml", configuration.to_yaml(config))
-    run = Run(config, directory, stop)
-    return run, run.train()
-
-
-def outcome(run: Run) -> tuple[str, str, Any, dict[str, Any]]:
-    """What two equal runs have in common: last state, loop, metrics, test results."""
-    found = checkpoint.newest(run.directory.checkpoints, pytest.fail)
-    assert found is not None
-    state = found[1]
-    loop = {k: v for k, v in state["loop"].items() if k != "elapsed_seconds"}
-    result = json.loads((run.directory.path / "result.json").read_text())
-    return (
-        fingerprint(state["algorithm"]),
-        fingerprint([loop, state["best_return"]]),
-        metrics_without_times(run.directory),
-        result["test"],
-    )
-
-
 @pytest.mark.parametrize(("algo", "extra"), VARIANTS, ids=IDS)
 def test_same_seed_same_everything_other_seed_other(algo, extra, tmp_path):
     one, _ = start(tiny(algo, extra), tmp_path / "one")
@@ -180,18 +113,8 @@ def test_same_seed_same_everything_other_seed_other(algo, extra, tmp_path):
 def test_stopped_and_resumed_equals_straight(algo, extra, tmp_path):
     config = tiny(algo, extra)
     straight, _ = start(config, tmp_path / "straight")
-    polls = StopAt(10**9)
-    start(config, tmp_path / "count", polls)
-    total = 10**9 - polls.left
     for share in (0.1, 0.45, 0.8):  # in training, and in evaluations too
-        stops = 0
-        run, status = start(config, tmp_path / f"{share}", StopAt(max(2, int(share * total))))
-        while status == "stopped":
-            stops += 1
-            run = Run(config, run.directory, never if stops > 1 else StopAt(int(0.3 * total)))
-            status = run.train()
-        assert stops >= 1
-        assert outcome(run) == outcome(straight)
+        assert stopped_and_resumed(config, tmp_path / f"{share}", share) == outcome(straight)
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -208,7 +131,7 @@ def test_interrupted_evaluation_is_done_again(algo, tmp_path, monkeypatch):
         patch.setattr("rlzoo.run.run.evaluate", interrupted)
         run, status = start(config, tmp_path / "stopped", lambda: bool(asked))
     assert status == "stopped"
-    assert not any("eval/return_mean" in row for row in metrics_without_times(run.directory))
+    assert "eval/return_mean" not in run.directory.metrics.read_text()
     run = Run(config, run.directory, never)
     assert run.train() == "finished"
     assert outcome(run) == outcome(straight)
@@ -236,11 +159,11 @@ def test_greedy_actions_draw_no_random_numbers(algo, extra):
     algorithm = warmed_up(tiny(algo, extra))
     obs_B = algorithm.env.obs_B.copy()
     before = fingerprint(algorithm.state())
-    first = first_actions(algorithm, obs_B)
-    assert np.array_equal(first, first_actions(algorithm, obs_B))
+    first = greedy(algorithm, obs_B)
+    assert np.array_equal(first, greedy(algorithm, obs_B))
     assert len(first) == len(obs_B)
     assert all(algorithm.env.action_space.contains(action) for action in first)
-    exploring = first_actions(algorithm, obs_B, explore=True)
+    exploring = greedy(algorithm, obs_B, explore=True)
     assert all(action in algorithm.env.action_space for action in exploring)
     assert fingerprint(algorithm.state()) != before  # exploring does draw
     close(algorithm)
@@ -253,17 +176,11 @@ def test_policy_of_a_state_acts_the_same(algo, extra):
     fresh.load_policy(trained.state())
     other.load_policy(trained.policy_state())
     obs_B = np.stack([trained.env.obs_B[0]] * 3)
-    wanted = first_actions(trained, obs_B)
-    assert np.array_equal(first_actions(fresh, obs_B), wanted)
-    assert np.array_equal(first_actions(other, obs_B), wanted)
+    wanted = greedy(trained, obs_B)
+    assert np.array_equal(greedy(fresh, obs_B), wanted)
+    assert np.array_equal(greedy(other, obs_B), wanted)
     for algorithm in (trained, fresh, other):
         close(algorithm)
-
-
-def first_actions(algorithm: Algorithm, obs_B: np.ndarray, *, explore: bool = False) -> np.ndarray:
-    policy = algorithm.policy
-    assert policy is not None
-    return policy.act(obs_B, policy.initial(len(obs_B)), explore=explore)[0]
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

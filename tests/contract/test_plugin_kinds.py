@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_algorithms import outcome, start
 
 from rlzoo.core import registry
 from rlzoo.core.types import UsageError
 from rlzoo.data.replay import Batch, Replay, ReplayConfig
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.run import config as configuration
+from rlzoo.study.contract import begin as start
+from rlzoo.study.contract import outcome
 
 drawn: list[int] = []
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_algorithms import StopAt, fingerprint, never, outcome, start
 
 from rlzoo.cli.main import main
 from rlzoo.core import registry
@@ -21,7 +20,10 @@ from rlzoo.run import config as configuration
 from rlzoo.run import plugins
 from rlzoo.run.build import build
 from rlzoo.run.config import RunConfig
+from rlzoo.run.evaluate import never
 from rlzoo.run.run import Run
+from rlzoo.study.contract import StopAt, fingerprint, outcome
+from rlzoo.study.contract import begin as start
 
 DOCS = Path(__file__).parents[2] / "docs"
 # algorithm: an env to try it in, and observations that it acts on there

@@ -16,7 +16,7 @@ AGENTS = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
 
 
 def test_there_are_agents() -> None:
-    assert {"dqn_mountaincar", "gail_mountaincar", "car_racing_world_models_best"} <= set(AGENTS)
+    assert {"dqn_mountaincar", "gail_mountaincar", "world_models_car_racing"} <= set(AGENTS)
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -111,6 +111,9 @@ WRONG = [
     ("plugins=[no_such_module]", "cannot import 'no_such_module'"),
     ("plugins=[..x]", "plugins: got '..x'"),
     ("plugins=[3]", "plugins: got '3'"),
+    # words of an earlier version
+    ("eval.every_env_steps=100", "It is called 'eval.every' now"),
+    ("log_every_env_steps=100", "It is called 'log_every' now"),
     # places
     ("run_dir=", "run_dir=: got nothing"),
     ("resume=", "resume=: got nothing"),
@@ -143,7 +146,7 @@ def test_one_line_and_nothing_left_behind(folder, capsys, word, message):
 def test_the_same_words_without_the_mistake_run(folder):
     """The control: what the tests above refuse is refused for that word alone."""
     assert main([*SMALL, "+algo.alpha=0.2", "++seed=7", "total_env_steps=128"]) == 0
-    [config] = folder.glob("outputs/q_learning-cliffwalking/*-s7-*/config.yaml")
+    [config] = folder.glob("outputs/runs/q_learning-cliffwalking/*-s7-*/config.yaml")
     assert configuration.load_yaml(config.read_text(), "")["algo"]["alpha"] == 0.2
 
 
@@ -233,7 +236,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(folder, capsys, monkeypatch):
     monkeypatch.setattr("rlzoo.run.build.Builder.build", fails)
     assert main(SMALL) == 64
     assert "cannot be built" in one_error_line(capsys)
-    assert not list((folder / "outputs").rglob("*"))
+    assert not [path for path in (folder / "outputs").rglob("*") if path.is_file()]
 
 
 # --- hostile YAML (row 15) -------------------------------------------------------------------
@@ -349,7 +352,7 @@ def test_resume_shows_its_configuration_with_cfg(finished, monkeypatch, capsys):
 
 def test_resume_of_a_folder_without_a_run(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
-    [run] = finished.glob("outputs/*/*")
+    [run] = finished.glob("outputs/runs/*/*")
     for path in (run.parent, run / "checkpoints", run / "config.yaml"):
         assert main([f"resume={path}"]) == 64
         assert "not a run directory" in one_error_line(capsys)

@@ -18,7 +18,7 @@ from rlzoo.envs.make import EnvConfig, find_spec, make_env, make_vector
 pybullet = pytest.importorskip("pybullet")
 pytest.importorskip("pybullet_envs_gymnasium")
 
-from rlzoo.envs import bullet  # noqa: E402 (not without the packages)
+from rlzoo.envs.zoo import bullet  # noqa: E402 (not without the packages)
 
 WALKERS = ("Hopper", "Walker2D", "HalfCheetah", "Ant")
 LOCOMOTION = "pybullet_envs_gymnasium.gym_locomotion_envs"

@@ -250,13 +250,14 @@ def approach(es: CMAES, centre: float, generations: int) -> None:
 @pytest.mark.parametrize("num_params", [1, 2, 5])
 @pytest.mark.parametrize(("covariance", "step_size"), KINDS)
 def test_a_search_that_has_converged_says_so_once_and_rests(
-    covariance, step_size, num_params, centre, caplog, recwarn
+    covariance, step_size, num_params, centre, capsys, recwarn
 ):
     es = search(num_params, covariance, step_size)
     approach(es, centre, 500)
     assert es.has_converged and es.generation == 500
-    assert [record.getMessage() for record in caplog.records] == [
-        f"generation {500 - es.state()['rested']}: the search has converged and rests"
+    assert capsys.readouterr().err.splitlines() == [
+        f"rlzoo: warning: generation {500 - es.state()['rested']}: "
+        "the search has converged and rests"
     ]
     assert not recwarn.list
     assert np.allclose(es.mean_N, centre, rtol=1e-9, atol=1e-9)

@@ -39,7 +39,7 @@ NEEDS = {  # what must be chosen with an option so that the whole can work
     ("env", "takecover"): ["algo=ppo"],
     ("network", "nature_cnn"): None,  # no env with stacks of frames
     ("experiment", "world_models_car_racing_iterative"): [
-        f"algo.source={CONF_DIR.parent / 'outputs/pretrained/car_racing_world_models_best'}",
+        f"algo.source={CONF_DIR.parent / 'outputs/pretrained/world_models_car_racing'}",
         "algo.vision.latent_size=32",  # as the source's, also where debug=tiny
         "algo.memory.hidden_size=256",
     ],

@@ -14,7 +14,7 @@ import pytest
 
 from rlzoo.core.types import CantCreateError, DataError, StorageError, UsageError
 from rlzoo.io.provenance import git_state
-from rlzoo.io.run_dir import RunDir, latest, provenance
+from rlzoo.io.run_dir import RUNS, RunDir, latest, provenance
 
 NOBODY = 65534
 
@@ -230,8 +230,8 @@ def test_open_names_the_nearest_run(tmp_path):
 
 
 def test_open_and_latest_pass_over_a_claim_whose_run_never_began(tmp_path):
-    run = started_run(tmp_path)
-    empty = RunDir.claim(tmp_path, "dqn", "cartpole", 0)
+    run = started_run(tmp_path / RUNS)
+    empty = RunDir.claim(tmp_path / RUNS, "dqn", "cartpole", 0)
     assert latest(tmp_path) == run.path
     with pytest.raises(UsageError, match=r"no config\.yaml"):
         RunDir.open(empty.path)
@@ -240,23 +240,31 @@ def test_open_and_latest_pass_over_a_claim_whose_run_never_began(tmp_path):
 def test_latest_goes_by_the_start_not_by_names_or_file_times(tmp_path):
     with pytest.raises(UsageError, match="no run directories"):
         latest(tmp_path / "absent")
-    first = started_run(tmp_path, "zzz")
+    first = started_run(tmp_path / RUNS, "zzz")
     job = RunDir.claim_at(tmp_path / "sweeps" / "lr" / "0")
     job.write_text("config.yaml", "")
     assert latest(tmp_path) == job.path
-    last = started_run(tmp_path, "aaa")
+    last = started_run(tmp_path / RUNS, "aaa")
     first.set_status("finished", env_steps=3)
     os.utime(first.path / "status.json", (2**31, 2**31))
     assert latest(tmp_path) == last.path
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"started": 3}'])
-def test_latest_does_not_guess_over_a_broken_status(tmp_path, text):
-    started_run(tmp_path)
-    broken = started_run(tmp_path)
+def test_latest_passes_over_a_broken_status_and_says_so(tmp_path, text, capsys):
+    sound = started_run(tmp_path / RUNS)
+    broken = started_run(tmp_path / RUNS)
     (broken.path / "status.json").write_text(text)
-    with pytest.raises(DataError, match=rf"{broken.path.name}/status\.json"):
-        latest(tmp_path)
+    assert latest(tmp_path) == sound.path
+    assert f"{broken.path.name}/status.json" in capsys.readouterr().err
+
+
+def test_latest_is_never_a_shipped_agent(tmp_path):
+    own = started_run(tmp_path / RUNS)
+    for folder in ("pretrained", "demos"):
+        job = RunDir.claim_at(tmp_path / folder / "a" / "b")
+        job.write_text("config.yaml", "")
+    assert latest(tmp_path) == own.path
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def test_one_phase_on_anothers_artefacts_anew_and_continued(finished_run, tmp_pa
         tmp_path / "more", source=finished_run, total=10**6, phases=["vision"], continued=True
     )
     torch.testing.assert_close(
-        more.vae.mu.weight, torch.from_numpy(left["vision"]["network"]["mu.weight"])
+        more.vae.mu.weight, torch.as_tensor(left["vision"]["network"]["mu.weight"])
     )
     run(more)
     assert network(more.state(), "vision") != network(finished_run.state, "vision")

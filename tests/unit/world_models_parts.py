@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from rlzoo.algos.world_models.collect import CollectConfig, CollectPhase
@@ -110,8 +111,16 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*"))}
 
 
+def as_arrays(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: as_arrays(part) for name, part in state.items()}
+    return state.numpy() if isinstance(state, torch.Tensor) else state
+
+
 def check_equal(left: Any, right: Any) -> None:
-    np.testing.assert_equal(left, right)  # walks through dicts and compares bit for bit
+    np.testing.assert_equal(
+        as_arrays(left), as_arrays(right)
+    )  # walks through dicts and compares bit for bit
 
 
 def pictures_store(

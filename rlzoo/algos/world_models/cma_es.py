@@ -9,17 +9,15 @@ Shape suffixes: P members of the population, N parameters.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from rlzoo.core.messages import warn
 from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import NonFiniteError, State, UsageError
-
-log = logging.getLogger(__name__)
 
 # Part of the parameters, or of sigma0, below which steps come near to the last of a float's 16
 # digits: soon all members would be the mean, and the package would divide by its move, zero.
@@ -120,7 +118,7 @@ class CMAES:
         adapted, config = self._es.sigma, self._config
         self._es.sigma = min(adapted, max(adapted * config.sigma_decay, config.sigma_limit))
         if self.has_converged:
-            log.warning("generation %d: the search has converged and rests", self.generation)
+            warn(f"generation {self.generation}: the search has converged and rests")
 
     def _require_finite(self, what: str, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
@@ -144,7 +142,7 @@ class CMAES:
         es = self._es
         es.ask()  # starts its clock
         for name, part in self._parts().items():
-            for key, value in state[name].items():
+            for key, value in {**self._new[name], **state[name]}.items():
                 if isinstance(value, np.ndarray):
                     value = np.array(value).T if key.endswith(_COLUMNS) else np.array(value)
                 setattr(part, key.removesuffix(_COLUMNS), value)
