@@ -269,6 +269,31 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(page) == ["y.md", "#c"]
 
 
+NAMED = re.compile(r"(?<![\w/.-])(?:rlzoo|tests|tools|conf|docs)/[\w./-]*\w(?![\w<*])")
+
+
+def missing_paths(page: Path) -> list[str]:
+    """Files and folders of this repository that a page names and that are not there."""
+    return [name for name in NAMED.findall(page.read_text()) if not (ROOT / name).exists()]
+
+
+# A page of results speaks of the commit that it was measured with, and of others' repositories.
+OF_NOW = [page for page in WRITTEN if page.parent.name != "results"]
+
+
+@pytest.mark.parametrize("page", OF_NOW, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_paths_that_a_page_names_are_there(page: Path) -> None:
+    assert missing_paths(page) == []
+
+
+def test_a_missing_path_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`rlzoo/core/settings.py`, rlzoo/algos/. `conf/env/<name>.yaml`, rlzoo/nope.py.\n"
+    )
+    assert missing_paths(page) == ["rlzoo/nope.py"]
+
+
 def test_nobody_is_sent_to_the_other_project_of_that_name() -> None:
     said = re.compile(r"pip install\s+(\"|')?rlzoo(?!-torch)")
     assert [page.name for page in PAGES if said.search(page.read_text())] == []
