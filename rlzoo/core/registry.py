@@ -19,7 +19,7 @@ from rlzoo.core.types import UsageError
 class Entry:
     """Where what is registered and its settings dataclass live ('module:attribute' each).
 
-    An algo is a `types.Algorithm`; a network makes an encoder from an observation space
+    An algo is a `core.algorithm.Algorithm`; a network makes an encoder from an observation space
     (rlzoo/nets/mlp.py); a replay has `build(config, obs_space, action_space, num_envs)`.
     """
 

@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     return_B: torch.Tensor  # float32, discounted sum of the k <= n rewards on the path
     discount_B: torch.Tensor  # float32, gamma^k, or 0 where the path ends in a termination
     next_obs_B: torch.Tensor  # k steps after obs_B, the true final one at an episode's end
-    index_B: np.ndarray  # int64 cells, what `update_priorities` takes
+    index_B: np.ndarray  # int64 cells, what `learnt` takes
     weight_B: torch.Tensor  # float32 importance weights
 
 

@@ -1,6 +1,6 @@
 """The training loop: step, guard, log, evaluate, save, stop. One loop drives every algorithm.
 
-The loop owns *when*; an algorithm owns *what* (see `types.Algorithm`). Between two calls of
+The loop owns *when*; an algorithm owns *what* (see `core.algorithm`). Between two calls of
 `step` a run is at a safe point: everything that it depends on is in `state()`.
 """
 
