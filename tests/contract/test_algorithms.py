@@ -200,7 +200,8 @@ def test_nan_stops_before_parameters_change(algo, tmp_path, monkeypatch):
     run, _ = start(config, tmp_path / "run")
     before = {p.name: p.read_bytes() for p in run.directory.checkpoints.rglob("*") if p.is_file()}
     more = ["total_env_steps=900"]
-    more += ["algo.controller.generations=9"] if algo == "world_models" else []
+    lengths = {"world_models": "algo.controller.generations=9", "bc": "algo.updates=900"}
+    more += [lengths[algo]] if algo in lengths else []
     longer = configuration.with_overrides(configuration.plain(config), more)[0]
     run = Run(longer, run.directory, never)
     policy = fingerprint(policy_of(run.algorithm))

@@ -134,16 +134,13 @@ def record(
 def collected(
     config: EnvConfig, actions: list[np.ndarray]
 ) -> tuple[list[tuple], list[tuple[float, int]]]:
-    """What the collector stores of each env step, and the finished episodes that it reports."""
+    """What the collector returns of each env step, and the finished episodes that it reports."""
     records: list[tuple] = []
-
-    def store(obs_B: np.ndarray, action_B: np.ndarray, step: Step) -> None:
-        records.extend(record(obs_B[i], *(array[i] for array in step)) for i in range(NUM_ENVS))
-
-    collector = Collector(make_vector(config, run_seed=5, num_envs=NUM_ENVS), store)
+    collector = Collector(make_vector(config, run_seed=5, num_envs=NUM_ENVS))
     try:
         for action_B in actions:
-            collector.step(lambda _, action_B=action_B: action_B)
+            obs_B, _, step = collector.step(action_B)
+            records.extend(record(obs_B[i], *(array[i] for array in step)) for i in range(NUM_ENVS))
     finally:
         collector.env.close()
     return records, [tuple(episode) for episode in collector.statistics.recent]
