@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.types import RlzooError
@@ -166,7 +167,9 @@ def fingerprint(tree: Any) -> str:
         elif isinstance(node, list | tuple):
             for item in node:
                 walk(item)
-        elif hasattr(node, "shape"):
+        elif isinstance(node, torch.Tensor):
+            walk(node.detach().cpu().numpy())
+        elif isinstance(node, np.ndarray | np.generic):
             array = np.asarray(node)
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:

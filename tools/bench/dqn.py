@@ -42,33 +42,36 @@ TASKS = {
 }
 
 
+def words(name: str, *, compiled: bool) -> list[str]:
+    """The settings of a task."""
+    task = TASKS[name]
+    return [
+        "algo=dqn",
+        "env=cartpole",
+        "experiment=none",
+        f"total_env_steps={SCHEDULE_ENV_STEPS}",
+        f"compile={str(compiled).lower()}",
+        "threads=1",
+        f"network.hidden=[{task.hidden[0]},{task.hidden[1]}]",
+        f"replay.capacity={BUFFER}",
+        f"algo.gamma={GAMMA}",
+        f"algo.lr={task.lr}",
+        f"algo.batch_size={task.batch_size}",
+        f"algo.learning_starts_env_steps={LEARNING_STARTS}",
+        f"algo.train_every_env_steps={task.train_every}",
+        f"algo.gradient_steps={task.gradient_steps}",
+        f"algo.target_every_env_steps={task.target_every}",
+        f"algo.epsilon_fraction={task.exploration_fraction}",
+        f"algo.epsilon_final={task.exploration_final}",
+    ]
+
+
 def ours(name: str, *, compiled: bool) -> Measurement:
     from rlzoo.run.build import build
     from rlzoo.run.config import compose
 
-    task = TASKS[name]
-    config = compose(
-        [
-            "algo=dqn",
-            "env=cartpole",
-            "experiment=none",
-            f"total_env_steps={SCHEDULE_ENV_STEPS}",
-            f"compile={str(compiled).lower()}",
-            "threads=1",
-            f"network.hidden=[{task.hidden[0]},{task.hidden[1]}]",
-            f"replay.capacity={BUFFER}",
-            f"algo.gamma={GAMMA}",
-            f"algo.lr={task.lr}",
-            f"algo.batch_size={task.batch_size}",
-            f"algo.learning_starts_env_steps={LEARNING_STARTS}",
-            f"algo.train_every_env_steps={task.train_every}",
-            f"algo.gradient_steps={task.gradient_steps}",
-            f"algo.target_every_env_steps={task.target_every}",
-            f"algo.epsilon_fraction={task.exploration_fraction}",
-            f"algo.epsilon_final={task.exploration_final}",
-        ]
-    )
-    return drive(build(config), task.warm_up, task.work)
+    task, algorithm = TASKS[name], build(compose(words(name, compiled=compiled)))
+    return drive(algorithm, task.warm_up, task.work)
 
 
 def stable_baselines3(name: str) -> Measurement:

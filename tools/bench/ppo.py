@@ -43,31 +43,34 @@ TASKS = {
 WARM_UP = 2  # rollouts
 
 
+def words(name: str, *, compiled: bool) -> list[str]:
+    """The settings of a task."""
+    task = TASKS[name]
+    return [
+        "algo=ppo",
+        f"env={task.env}",
+        "experiment=none",
+        f"env.num_envs={task.num_envs}",
+        f"total_env_steps={SCHEDULE_ENV_STEPS}",
+        f"compile={str(compiled).lower()}",
+        "threads=1",
+        "network.hidden=[64,64]",
+        "network.activation=tanh",
+        f"algo.rollout_env_steps={task.env_steps}",
+        f"algo.batch_size={task.batch_size}",
+        f"algo.epochs={task.epochs}",
+        f"algo.gamma={GAMMA}",
+        f"algo.gae_lambda={LAMBDA}",
+        f"algo.lr={LR}",
+    ]
+
+
 def ours(name: str, *, compiled: bool) -> Measurement:
     from rlzoo.run.build import build
     from rlzoo.run.config import compose
 
-    task = TASKS[name]
-    config = compose(
-        [
-            "algo=ppo",
-            f"env={task.env}",
-            "experiment=none",
-            f"env.num_envs={task.num_envs}",
-            f"total_env_steps={SCHEDULE_ENV_STEPS}",
-            f"compile={str(compiled).lower()}",
-            "threads=1",
-            "network.hidden=[64,64]",
-            "network.activation=tanh",
-            f"algo.rollout_env_steps={task.env_steps}",
-            f"algo.batch_size={task.batch_size}",
-            f"algo.epochs={task.epochs}",
-            f"algo.gamma={GAMMA}",
-            f"algo.gae_lambda={LAMBDA}",
-            f"algo.lr={LR}",
-        ]
-    )
-    return drive(build(config), WARM_UP * task.env_steps, task.work * task.env_steps)
+    task, algorithm = TASKS[name], build(compose(words(name, compiled=compiled)))
+    return drive(algorithm, WARM_UP * task.env_steps, task.work * task.env_steps)
 
 
 def stable_baselines3(name: str) -> Measurement:
