@@ -102,9 +102,18 @@ def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F64") -> dict[s
         (tensors_file([]), "invalid JSON"),
         (tensors_file({"a": []}), "invalid JSON"),
         (tensors_file({"a": {**entry(0, 16), "data_offsets": [0]}}, bytes(16)), "invalid JSON"),
-        (tensors_file({"a": entry(0, 16), "b": entry(8, 24)}, bytes(24)), "offset for tensor `b`"),
-        (tensors_file({"a": entry(0, 16), "b": entry(0, 16)}, bytes(16)), "offset for tensor `b`"),
-        (tensors_file({"a": entry(0, 16), "b": entry(24, 40)}, bytes(40)), "offset for tensor `b`"),
+        (
+            tensors_file({"a": entry(0, 16), "b": entry(8, 24)}, bytes(24)),
+            "offset for tensor `[ab]`",
+        ),
+        (
+            tensors_file({"a": entry(0, 16), "b": entry(0, 16)}, bytes(16)),
+            "offset for tensor `[ab]`",
+        ),
+        (
+            tensors_file({"a": entry(0, 16), "b": entry(24, 40)}, bytes(40)),
+            "offset for tensor `[ab]`",
+        ),
         (tensors_file({"a": entry(8, 24)}, bytes(24)), "offset for tensor `a`"),
         (tensors_file({"a\nb": entry(8, 24)}, bytes(24)), r"offset for tensor `a\\nb`"),
         (tensors_file({"a": entry(0, 16)}, bytes(15)), "not fully covered"),
