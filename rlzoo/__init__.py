@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-from typing import TYPE_CHECKING, Any
+import os  # nothing else: until the command line is in hand, Ctrl-C would print a traceback
 
+TYPE_CHECKING = False
 # Read once, when numpy is first imported. The matrices of a policy at work are small: a second
 # BLAS thread costs more than it brings, and on a busy machine each waits for the other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -38,12 +37,15 @@ _ELSEWHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Names are imported when they are first used, so that `import rlzoo` costs nothing."""
+    import importlib
+
     if name not in __all__:
         raise AttributeError(f"module 'rlzoo' has no attribute '{name}'")
     module = importlib.import_module(_ELSEWHERE.get(name, "rlzoo.run.library"))
-    return getattr(module, name)
+    found: object = getattr(module, name)
+    return found
 
 
 def __dir__() -> list[str]:

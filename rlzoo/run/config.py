@@ -297,7 +297,7 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
 def _check_combinations(config: RunConfig) -> None:
     algorithm: Any = registry.get("algo", config.algo.name)[0]
     for kind in ("network", "replay"):
-        chosen, needed = getattr(config, kind), kind in getattr(algorithm, "needs", ())
+        chosen, needed = getattr(config, kind), kind in algorithm.needs
         if chosen is not None and not needed:
             raise UsageError(f"{kind}={chosen.name}: algo={config.algo.name} has no {kind}")
         if chosen is None and needed:

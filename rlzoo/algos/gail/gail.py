@@ -73,6 +73,11 @@ class GAILConfig:
     ppo: PPOConfig = setting(PPOConfig(), "settings of the agent, with generator=ppo")
     trpo: TRPOConfig = setting(TRPOConfig(), "settings of the agent, with generator=trpo")
 
+    @property
+    def agent(self) -> PPOConfig | TRPOConfig:
+        """The settings of the agent that is chosen."""
+        return self.ppo if self.generator == "ppo" else self.trpo
+
 
 @contextmanager
 def _agents_names(generator: str) -> Iterator[None]:
@@ -119,7 +124,7 @@ class GAIL(Algorithm):
         self.config, self.setup = config, setup
         self.total_env_steps = setup.total_env_steps
         self.env = env = setup.env
-        self.generator = GENERATORS[config.generator](getattr(config, config.generator), setup)
+        self.generator = GENERATORS[config.generator](config.agent, setup)
         self.counters, self.policy = self.generator.counters, self.generator.policy
         self.rng = numpy_generator(setup.seed, "discriminator")
         with torch_seed(setup.seed, "discriminator"):
@@ -149,13 +154,13 @@ class GAIL(Algorithm):
     @staticmethod
     def check(run: Any) -> None:
         algo = run.algo
-        if algo.warm_start_updates and getattr(algo, algo.generator).gsde:
+        if algo.warm_start_updates and algo.agent.gsde:
             raise UsageError(
                 f"algo.{algo.generator}.gsde=true: got algo.warm_start_updates="
                 f"{algo.warm_start_updates}, expected 0: a clone has no gSDE"
             )
         with _agents_names(algo.generator):
-            GENERATORS[algo.generator].check(replace(run, algo=getattr(algo, algo.generator)))
+            GENERATORS[algo.generator].check(replace(run, algo=algo.agent))
 
     @staticmethod
     def sources(config: GAILConfig) -> Sources:
@@ -165,7 +170,7 @@ class GAIL(Algorithm):
     def check_spaces(
         config: GAILConfig, observation_space: spaces.Space, action_space: Any
     ) -> None:
-        agent = getattr(config, config.generator)
+        agent = config.agent
         with _agents_names(config.generator):
             GENERATORS[config.generator].check_spaces(agent, observation_space, action_space)
         Features(observation_space, action_space)  # refuses what it cannot read
