@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlzoo.nets.mlp import Flatten, OneHot, OutputsAndFeatures
+from rlzoo.nets.gsde import OutputsAndFeatures
+from rlzoo.nets.mlp import Flatten, OneHot
 
 Forward = Callable[[np.ndarray], np.ndarray]
 

@@ -324,7 +324,7 @@ READING = {
     "GAIL": ("algos/gail/gail.py",),
     "World Models": ("algos/world_models/agent.py",),
 }
-COSTS = re.compile(r"(\d+) files, ([\d,]+) lines\. Full cost: (\d+) files, ([\d,]+) lines\.")
+COSTS = re.compile(r"(\d+) files?, ([\d,]+) lines\. Full cost: (\d+) files?, ([\d,]+) lines\.")
 
 
 def number(text: str) -> int:

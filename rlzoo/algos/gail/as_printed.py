@@ -35,7 +35,7 @@ from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.losses.policy_gradient import normalized_advantages
 from rlzoo.losses.returns import generalized_advantages
-from rlzoo.nets.actor_critic import HALF_LOG_TAU
+from rlzoo.nets.distributions import HALF_LOG_TAU
 
 
 @dataclass(frozen=True)
