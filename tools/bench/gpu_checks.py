@@ -44,6 +44,7 @@ RUNS = {
     "dqn: pixels": f"algo=dqn {PIXELS} replay.frame_stack=4",
     "ppo": "algo=ppo env=cartpole algo.normalize_obs=true algo.normalize_reward=true",
     "ppo: continuous": f"algo=ppo {PENDULUM}",
+    "ppo: one-hot states": "algo=ppo env=frozenlake",
     "ppo: gSDE": f"algo=ppo {PENDULUM} algo.gsde=true",
     "ppo: pixels": f"algo=ppo {PIXELS}",
     "trpo": "algo=trpo env=cartpole",
