@@ -174,7 +174,7 @@ def table(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             bounds = " to ".join(map(exact, of["interval"])) if of["interval"] else "-"
             rest = [", ".join(map(exact, of["runs"]))]
             if seeds == 1:
-                rest = [exact(*of["stds"]), str(group["episodes"])]
+                rest = [exact(*of["stds"]) if "stds" in of else "-", str(group["episodes"])]
             yield row([setting + ROWS[which], value, bounds, *rest])
 
 
@@ -266,7 +266,11 @@ def main() -> int:
     parser.add_argument("runs", nargs="?", type=Path, help="directory of a sweep or of a run")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    if arguments.runs is not None:
+    if arguments.name is not None:
+        if arguments.name not in yaml.safe_load(PAGES.read_text()):
+            parser.error(f"{arguments.name}: describe this page in {PAGES} first")
+        if arguments.runs is None:
+            parser.error(f"{arguments.name}: expected the directory of its runs, too")
         measured = yaml.safe_load(MEASURED.read_text())
         measured[arguments.name] = measure(arguments.runs)
         MEASURED.write_text(dumped(dict(sorted(measured.items()))))

@@ -115,12 +115,15 @@ def test_values_over_seeds_are_the_iqm_of_the_runs() -> None:
                     assert of["interval"][0] <= of["value"] <= of["interval"][1], name
 
 
-def test_a_table_that_differs_from_the_data_is_put_right(tmp_path: Path) -> None:
+def test_a_table_that_differs_from_the_data_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "README.md"
     before = (ROOT / "README.md").read_text()
     file.write_text(before.replace("| 364 (52 to 500) |", "| 464 (52 to 500) |"))
     assert file.read_text() != before
-    results.RESULTS = tmp_path / "docs" / "results"  # a link is relative to the file
+    # Links are relative to the file.
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "docs" / "results")
     assert results.with_tables(file, *RESULTS.values()) == before
 
 
@@ -162,8 +165,11 @@ def test_a_sweep_is_measured_by_setting(tmp_path: Path) -> None:
     assert "best" not in first["returns"]
     assert second["returns"]["last"]["interval"] == [4.556, 6.556]  # over episodes
     assert second["returns"]["last"]["stds"] == [1.235]
-    single = results.measure(tmp_path / "4")
-    assert single["groups"][0]["returns"] == second["returns"]
+    [single] = results.measure(tmp_path / "4")["groups"]
+    assert single["returns"] == second["returns"]
+    *_, last, training = results.table([single])
+    assert last == "| last | 5.556 | 4.556 to 6.556 | 1.235 | 50 |"
+    assert training == "| training, last 100 episodes | 5 | - | - | 50 |"
 
 
 def test_a_sweep_with_an_unfinished_run_is_not_measured(tmp_path: Path) -> None:
