@@ -199,7 +199,7 @@ def how_it_was_measured(measured: Mapping[str, Any]) -> Iterator[str]:
 
 
 def between(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def exact(value: float) -> str:
