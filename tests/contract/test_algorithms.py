@@ -63,7 +63,7 @@ VARIANTS = [
             "algo.memory.reward_head=true",
             "algo.controller.train_in=dream",
             "algo.controller.max_dream_steps=20",
-            "algo.controller.generations=100",
+            "algo.controller.generations=20",
             "algo.controller.num_envs=1",
         ),
     ),
@@ -248,6 +248,6 @@ def play_badly(self: Player, params_BN: Any, seeds: list[int], share: Any) -> An
 
 def warmed_up(config: RunConfig) -> Algorithm:
     algorithm = build(config)
-    while algorithm.counters.clock < 200:
+    while algorithm.counters.clock < 200 and not algorithm.done():
         algorithm.step()
     return algorithm
