@@ -18,7 +18,7 @@ from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import EnvError, RlzooError, UsageError, VectorEnv
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass, faults_as
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.envs.restore import probe_restore
@@ -87,12 +87,11 @@ def find_spec(id: str) -> EnvSpec:
     if not id:
         raise UsageError("env.id: got nothing, expected a gymnasium id such as env.id=CartPole-v1")
     module, _, name = id.rpartition(":")
-    try:
-        if module:
+    if module:
+        with faults_as(UsageError, f"env.id: got '{id}', whose module cannot be imported: "):
             importlib.import_module(module)
+    try:
         return gymnasium.spec(name)
-    except ImportError as error:
-        raise UsageError(f"env.id: got '{id}', whose module cannot be imported: {error}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = nearest(name, gymnasium.registry)

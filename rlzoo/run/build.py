@@ -13,10 +13,11 @@ import torch
 from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm, Network, Setup, Source, Sources
 from rlzoo.core.messages import warn
-from rlzoo.core.types import UsageError, VectorEnv
+from rlzoo.core.types import RlzooError, UsageError, VectorEnv
 from rlzoo.demonstrations.files import chosen
 from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
+from rlzoo.envs.episodes import faults_as
 from rlzoo.envs.make import MoreEnvs, make_env, make_vector, restore_class
 from rlzoo.run.config import RunConfig
 
@@ -105,6 +106,9 @@ def build(config: RunConfig) -> Algorithm:
 
 
 def close(algorithm: Algorithm) -> None:
-    """Let go of its envs, files and processes."""
-    algorithm.env.close()
-    algorithm.close()
+    """Let go of its envs, files and processes; RlzooError for what cannot be closed."""
+    try:
+        algorithm.env.close()
+    finally:
+        with faults_as(RlzooError, "algorithm: close: "):
+            algorithm.close()

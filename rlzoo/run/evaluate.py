@@ -15,7 +15,7 @@ import numpy as np
 from rlzoo.core.algorithm import Policy
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
-from rlzoo.envs.episodes import Env, RestoreClass
+from rlzoo.envs.episodes import Env, RestoreClass, faults_as
 from rlzoo.envs.make import EnvConfig, make_env, restore_class
 from rlzoo.envs.play import Playing, episode_envs, play
 from rlzoo.run import statistics
@@ -217,10 +217,8 @@ def frames_per_second(env: Env) -> float:
 
 
 def _frame(env: Env) -> np.ndarray:
-    try:
+    with faults_as(UsageError, "env cannot draw itself: "):
         frame_HWC = env.render()
-    except Exception as error:
-        raise UsageError(f"env cannot draw itself: {type(error).__name__}: {error}") from error
     if not isinstance(frame_HWC, np.ndarray) or frame_HWC.ndim != 3:
         modes = env.metadata.get("render_modes", [])
         raise UsageError(f"env cannot draw itself: render modes {modes}, expected rgb_array")

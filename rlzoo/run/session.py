@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from rlzoo.core.messages import note
+from rlzoo.core.messages import Unfailing, note
 from rlzoo.core.types import UsageError
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
@@ -16,6 +20,14 @@ from rlzoo.run.run import Run, with_restore_class
 from rlzoo.run.saved import SavedRun, check_agent
 
 
+@contextmanager
+def _printing_cannot_fail() -> Iterator[None]:
+    """Neither what a run prints nor what an env prints can end it: its results are in files."""
+    with redirect_stdout(Unfailing(sys.stdout)), redirect_stderr(Unfailing(sys.stderr)):
+        yield
+
+
+@_printing_cannot_fail()
 def begin(
     config: RunConfig,
     words: Sequence[str],
@@ -49,6 +61,7 @@ def begin(
         return directory.path, _train(run)
 
 
+@_printing_cannot_fail()
 def resume(saved: SavedRun, words: Sequence[str], stop: Callable[[], bool]) -> str:
     """Go on with a run under other settings, if any are given: 'finished' or 'stopped'."""
     directory, path = saved.directory, saved.path
@@ -80,5 +93,13 @@ def _train(run: Run) -> str:
     note(f"run directory {run.directory.path}")
     status = run.train()
     if status == "stopped":
-        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
+        note(f"stopped; go on with: {how_started()} {shlex.quote(f'resume={run.directory.path}')}")
     return status
+
+
+def how_started() -> str:
+    """The command that this program was started with, to be pasted into a shell."""
+    program = os.environ.get("RLZOO_COMMAND", sys.argv[0])  # as tools/rlzoo was called
+    if Path(program).name == "rlzoo":
+        return shlex.quote(program)
+    return f"{shlex.quote(sys.executable)} -m rlzoo"
