@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +36,12 @@ class EnvConfig:
     max_episode_steps: int | None = setting(
         None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
     )
+    eval_episode_steps: int = setting(
+        10_000,
+        "in an env without a time limit, an episode outside of training (of an evaluation, a film, "
+        "a recording) is cut off after so many env steps",
+        low=1,
+    )
     time_feature: bool = setting(
         False, "observations end with the elapsed part of the time limit (Pardo et al. 2018)"
     )
@@ -64,7 +70,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class MoreEnvs:
-    """Envs like those of some settings (a `core.algorithm.EnvSource`)."""
+    """Envs like those of some settings, whose episodes end (a `core.algorithm.EnvSource`)."""
 
     config: EnvConfig
 
@@ -73,10 +79,10 @@ class MoreEnvs:
         return self.config.id
 
     def make(self) -> Env:
-        return make_env(self.config)
+        return make_env(with_time_limit(self.config))
 
     def make_batch(self) -> EpisodeBatch:
-        return make_episode_batch(self.config)
+        return make_episode_batch(with_time_limit(self.config))
 
 
 def find_spec(id: str) -> EnvSpec:
@@ -96,6 +102,13 @@ def find_spec(id: str) -> EnvSpec:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = nearest(name, gymnasium.registry)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
+
+
+def with_time_limit(config: EnvConfig) -> EnvConfig:
+    """The env of episodes that must end: itself where it has a time limit, else with one."""
+    if config.max_episode_steps or find_spec(config.id).max_episode_steps:
+        return config
+    return replace(config, max_episode_steps=config.eval_episode_steps)
 
 
 def make_env(

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from rlzoo.core.algorithm import Policy
+from rlzoo.core.messages import note
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
 from rlzoo.envs.episodes import Env, RestoreClass, faults_as
-from rlzoo.envs.make import EnvConfig, make_env, restore_class
+from rlzoo.envs.make import EnvConfig, make_env, restore_class, with_time_limit
 from rlzoo.envs.play import Playing, episode_envs, play
 from rlzoo.run import statistics
 
@@ -122,9 +123,10 @@ def evaluate(
     Episode k is played under `episode_seed(run_seed, purpose, 0, k)`, whatever `num_envs` is.
     `stop` is asked after every step, `episode_over` called after each episode.
     """
-    return play_episodes(
+    limited = with_time_limit(env_config)
+    result = play_episodes(
         policy,
-        partial(make_env, env_config),
+        partial(make_env, limited),
         restore=restore_class(env_config, run_seed),
         episodes=episodes,
         num_envs=num_envs,
@@ -133,6 +135,13 @@ def evaluate(
         stop=stop,
         episode_over=episode_over,
     )
+    most = limited.max_episode_steps
+    if limited != env_config and (cut := result.lengths.count(most)):
+        note(
+            f"{cut} of {episodes} episodes were cut off after {most:,} env steps "
+            f"(env.eval_episode_steps): {env_config.id} has no time limit"
+        )
+    return result
 
 
 def play_episodes(
@@ -176,7 +185,7 @@ def frames_of(
 ) -> Generator[Playing, None, None]:
     """Play one greedy episode in an env that draws itself (or shows itself, "human")."""
     prepare_headless_drawing()
-    make = partial(make_env, env_config, render_mode=render_mode)
+    make = partial(make_env, with_time_limit(env_config), render_mode=render_mode)
     restore = restore_class(env_config, run_seed)
     with episode_envs(make, 1, run_seed=run_seed, purpose=purpose, restore=restore) as envs:
         yield from play(policy, envs, [episode_index])

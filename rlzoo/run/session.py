@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from rlzoo.core.messages import Unfailing, note
+from rlzoo.core.messages import Unfailing, note, warn
 from rlzoo.core.types import UsageError
+from rlzoo.envs.make import with_time_limit
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
 from rlzoo.run import config as configuration
@@ -43,6 +44,12 @@ def begin(
     RunDir.check_writable(output)
     builder = Builder(config)
     builder.check_spaces()
+    if with_time_limit(config.env) != config.env:
+        warn(
+            f"{config.env.id} has no time limit: evaluations cut off an episode after "
+            f"{config.env.eval_episode_steps:,} env steps (env.eval_episode_steps), training does "
+            "not. env.max_episode_steps=N is a limit for both"
+        )
     config = builder.config = with_restore_class(config)
     builder.check_demonstrations()
     check_agent(config)
