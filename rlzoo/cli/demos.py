@@ -31,6 +31,7 @@ from rlzoo.run import config as configuration
 from rlzoo.run import statistics
 from rlzoo.run.build import close
 from rlzoo.run.evaluate import (
+    MAX_EPISODES,
     MAX_FRAMES,
     frames_per_second,
     has_display,
@@ -52,7 +53,7 @@ NEW_FILE = {
 OPTIONS: dict[str, dict[str, Option]] = {
     "record": {
         "expert": Option("", text),
-        "episodes": Option(25, whole(1)),
+        "episodes": Option(25, whole(1, MAX_EPISODES)),
         "seed": Option(0, whole(0)),
         "explore": Option(False, flag),
         "checkpoint": CHECKPOINT,

@@ -45,7 +45,7 @@ class EnvConfig:
     time_feature: bool = setting(
         False, "observations end with the elapsed part of the time limit (Pardo et al. 2018)"
     )
-    num_envs: int = setting(1, "number of envs that are stepped together", low=1)
+    num_envs: int = setting(1, "number of envs that are stepped together", low=1, high=100_000)
     backend: Literal["sync", "process", "envpool"] = setting(
         "sync",
         "step the envs in this process, in worker processes (for slow simulators), or train in "
@@ -53,7 +53,10 @@ class EnvConfig:
     )
     envpool_id: str = setting("", "the env's name in EnvPool (empty: as env.id; backend envpool)")
     workers: int = setting(
-        0, "worker processes, or EnvPool's threads (0: one per core, but no more than envs)", low=0
+        0,
+        "worker processes, or EnvPool's threads (0: one per core, but no more than envs)",
+        low=0,
+        high=10_000,
     )
     timeout_seconds: float = setting(
         60.0, "an env that takes longer than this for one step is taken for hung (process)", above=0

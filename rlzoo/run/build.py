@@ -12,7 +12,7 @@ import torch
 
 from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm, Network, Setup, Source, Sources
-from rlzoo.core.messages import warn
+from rlzoo.core.messages import cause, warn
 from rlzoo.core.types import RlzooError, UsageError, VectorEnv
 from rlzoo.demonstrations.files import chosen
 from rlzoo.demonstrations.fit import fit_report
@@ -84,7 +84,12 @@ class Builder:
             demonstrations=self.demonstrations if self.sources.demonstrations else None,
         )
         make: Any = self._class
-        algorithm: Algorithm = make(config.algo, setup)
+        try:
+            algorithm: Algorithm = make(config.algo, setup)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+                raise
+            raise UsageError(f"settings that ask for too much memory: {cause(error)}") from error
         return algorithm
 
     def _network(self) -> Network | None:

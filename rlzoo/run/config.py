@@ -57,7 +57,9 @@ class RunConfig:
         300.0, "... and after so many seconds without one (null: never)", above=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints kept, besides the best one", low=1)
-    threads: int = setting(1, "torch threads; small networks are slower with more", low=1)
+    threads: int = setting(
+        1, "torch threads; small networks are slower with more", low=1, high=1024
+    )
     device: Literal["cpu", "cuda"] = setting("cpu", "where networks live")
     compile: bool = setting(False, "compile whole updates (needs a C++ compiler; starts slower)")
     output_dir: str = setting("outputs", "runs are made in its folder runs/, sweeps in sweeps/")
@@ -116,8 +118,8 @@ def parse(words: Sequence[str]) -> list[Override]:
             [parsed] = parser.parse_overrides([word])
             is_sweep = parsed.is_sweep_override()
             values = list(parsed.sweep_string_iterator()) if is_sweep else [parsed.value()]
-        except HydraException as error:
-            raise UsageError(f"cannot read {given!r}: {error}") from error
+        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
+            raise UsageError(f"cannot read {given!r:.200}: {error}") from error
         key = parsed.key_or_group
         sweep = tuple(f"{key}={value}" for value in values) if is_sweep else ()
         value = None if is_sweep else values[0]

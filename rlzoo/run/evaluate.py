@@ -22,6 +22,7 @@ from rlzoo.envs.play import Playing, episode_envs, play
 from rlzoo.run import statistics
 
 MAX_FRAMES = 3000  # of a film
+MAX_EPISODES = 10_000_000  # of an evaluation; their results are held in memory
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class EvalConfig:
         "greedy episodes for model selection, this often, in the unit of the progress bar",
         low=1,
     )
-    episodes: int = setting(20, "episodes of each such evaluation", low=1)
-    test_episodes: int = setting(100, "episodes of the final test, on seeds of their own", low=1)
-    num_envs: int = setting(8, "episodes played side by side; no result depends on it", low=1)
+    episodes: int = setting(20, "episodes of each such evaluation", low=1, high=MAX_EPISODES)
+    test_episodes: int = setting(
+        100, "episodes of the final test, on seeds of their own", low=1, high=MAX_EPISODES
+    )
+    num_envs: int = setting(
+        8, "episodes played side by side; no result depends on it", low=1, high=10_000
+    )
 
 
 class Stopped(Exception):
