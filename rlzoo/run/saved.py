@@ -67,10 +67,10 @@ class SavedRun:
 
     def checkpoint(self) -> tuple[Path, State]:
         """The checkpoint that speaks for the run, and its state."""
-        best = checkpoint.best(self.directory.checkpoints) if self.which == "best" else None
+        best = checkpoint.load_best(self.directory.checkpoints) if self.which == "best" else None
         if best is not None:
-            note(f"{best.name} (best on the selection seeds)")
-            return best, checkpoint.load(best)
+            note(f"{best[0].name} (best on the selection seeds)")
+            return best
         found = self.newest()
         note(f"{found[0].name} (last)")
         return found
