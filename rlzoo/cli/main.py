@@ -162,7 +162,8 @@ def train(words: list[str]) -> int:
 def _branch(which: str, words: list[str]) -> RunConfig:
     """The settings of a run, with overrides, for a new run that builds on what it left."""
     source = _saved(which, words)
-    return configuration.branched(source.settings, [*words, f"algo.source='{source.path}'"])
+    named = f"algo.source={configuration.quoted(str(source.path))}"
+    return configuration.branched(source.settings, [*words, named])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:

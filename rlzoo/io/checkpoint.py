@@ -135,7 +135,7 @@ def newest(directory: Path, warn: Callable[[str], None]) -> tuple[Path, State] |
 
 
 def _first_sound(directory: Path) -> tuple[tuple[Path, State] | None, list[DataError]]:
-    faults = []
+    faults: list[DataError] = []
     for path in _checkpoints(directory):
         try:
             return (path, load(path)), faults

@@ -163,6 +163,11 @@ def _plugins_named_in(words: Sequence[str]) -> list[str]:
     return []
 
 
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever characters are in it."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"
+
+
 def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
     """Every combination of a multirun's comma lists and ranges, in Hydra's own sweep grammar."""
     choices = [override.sweep or (override.word,) for override in parse(words)]
@@ -244,7 +249,7 @@ def _compose_with_hydra(words: list[str]) -> dict[str, Any]:
         for name in registry.names(kind):
             if not any((root / kind / f"{name}.yaml").is_file() for root in _conf_dirs()):
                 ConfigStore.instance().store(group=kind, name=name, node={"name": name})
-    paths = ",".join(f"'file://{path}'" for path in plugins.conf_dirs)
+    paths = ",".join(quoted(f"file://{path}") for path in plugins.conf_dirs)
     try:
         with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra_compose("config", [*words, f"hydra.searchpath=[{paths}]"])
@@ -328,8 +333,8 @@ def load_yaml(text: str, name: str) -> dict[str, Any]:
 
 # What a run is: changing one of these on resume would be another run.
 IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins")
-# ... except for what does not touch the numbers.
-NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds")
+# ... except for what no number of the training depends on.
+NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds", "env.eval_episode_steps")
 
 
 def with_overrides(

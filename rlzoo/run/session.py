@@ -43,6 +43,8 @@ def begin(
     output = run_dir.parent if run_dir else Path(config.output_dir)
     RunDir.check_writable(output)
     builder = Builder(config)
+    if "latest" in (builder.sources.run, builder.sources.agent):
+        raise UsageError("algo: got the run 'latest', expected a directory (or from=latest)")
     builder.check_spaces()
     if with_time_limit(config.env) != config.env:
         warn(

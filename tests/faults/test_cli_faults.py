@@ -329,6 +329,61 @@ def test_hostile_saved_configuration(folder, capsys, line, code):
     assert not (folder / "canary").exists()
 
 
+# --- paths and `latest` ----------------------------------------------------------------------
+
+NASTY = ["it's", "a\\b", "a\\'b", "end\\", "a b,c=d", 'q"q', "{x}[y]", "ümlaut$x", "~x", "", "null"]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_any_text_can_be_quoted(text):
+    [override] = configuration.parse([f"output_dir={configuration.quoted(text)}"])
+    assert override.value == text
+
+
+WORLD = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "env.restore=replay", "debug=tiny"]
+
+
+def world_run(path: Path) -> None:
+    path.mkdir(parents=True)
+    config = configuration.compose([*WORLD, "total_env_steps=9999"])
+    (path / "config.yaml").write_text(configuration.to_yaml(config))
+    started = "2026-01-01T00:00:00"
+    (path / "status.json").write_text(f'{{"status": "stopped", "started": "{started}"}}')
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("it's a\\b, {mine}/run", ["from=it's a\\b, {mine}/run"]),
+        ("o2/runs/a/b", ["from=latest", "output_dir=o2"]),
+        ("outputs/runs/a/b", ["from=latest"]),
+    ],
+)
+def test_a_new_run_builds_on_one_at_any_place(folder, capsys, place, words):
+    world_run(folder / place)
+    world_run(folder / "another/runs/a/b")
+    assert main([*words, "algo.phases=[vision]", "--cfg", "job"]) == 0
+    shown = configuration.load_yaml(capsys.readouterr().out, "")
+    assert shown["algo"]["source"] == place
+
+
+@pytest.mark.parametrize("name", ["algo.source", "algo.imitate.agent"])
+def test_a_setting_names_a_run_by_its_directory(folder, capsys, name):
+    """At its start the newest run below outputs would be the new one itself."""
+    world_run(folder / "outputs/runs/a/b")
+    phases = "[vision]" if name == "algo.source" else "[collect,vision,encode,memory,imitate]"
+    assert main([*WORLD, f"{name}=latest", f"algo.phases={phases}"]) == 64
+    assert "got the run 'latest', expected a directory (or from=latest)" in capsys.readouterr().err
+    assert len(list(folder.glob("outputs/runs/*/*"))) == 1
+
+
+def test_an_option_of_a_plugin_at_any_place(folder, monkeypatch):
+    (folder / "it's" / "algo").mkdir(parents=True)
+    (folder / "it's" / "algo" / "mine.yaml").write_text("name: q_learning\ngamma: 0.5\n")
+    monkeypatch.setattr(plugins, "conf_dirs", [folder / "it's"])
+    assert configuration.compose(["algo=mine", "env=cliffwalking"]).algo.gamma == 0.5
+
+
 # --- resume ----------------------------------------------------------------------------------
 
 
