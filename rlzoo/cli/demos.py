@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rlzoo.cli.options import Option, env_words, flag, one_of, parse, text, whole
 from rlzoo.cli.show import CHECKPOINT
@@ -33,12 +31,14 @@ from rlzoo.run import config as configuration
 from rlzoo.run import statistics
 from rlzoo.run.build import close
 from rlzoo.run.evaluate import (
+    MAX_EPISODES,
     MAX_FRAMES,
     frames_per_second,
     has_display,
     prepare_headless_drawing,
     text_table,
 )
+from rlzoo.run.progress import EpisodesPlayed
 from rlzoo.run.saved import SavedRun, acting_policy
 
 FORMATS = ("imitation", "flat", "baselines", "minari")
@@ -53,7 +53,7 @@ NEW_FILE = {
 OPTIONS: dict[str, dict[str, Option]] = {
     "record": {
         "expert": Option("", text),
-        "episodes": Option(25, whole(1)),
+        "episodes": Option(25, whole(1, MAX_EPISODES)),
         "seed": Option(0, whole(0)),
         "explore": Option(False, flag),
         "checkpoint": CHECKPOINT,
@@ -91,14 +91,13 @@ def record_file(paths: list[str], changes: list[str], options: Options) -> int:
     target = _free_target(options)
     episodes = options["episodes"]
     policy, config = _policy(paths, changes, options)
-    bar = tqdm(total=episodes, unit=" episodes", disable=not sys.stderr.isatty())
 
-    def played(return_: float) -> None:
-        bar.set_postfix({"return": f"{return_:.4g}"}, refresh=False)
-        bar.update()
+    def over(return_: float) -> None:
+        played.bar.set_postfix({"return": f"{return_:.4g}"}, refresh=False)
+        played.one_more()
 
     try:
-        with bar:
+        with closing(EpisodesPlayed(episodes)) as played:
             demonstrations = record(
                 policy,
                 config,
@@ -106,10 +105,10 @@ def record_file(paths: list[str], changes: list[str], options: Options) -> int:
                 seed=options["seed"],
                 source=str(target),
                 explore=options["explore"],
-                played=played,
+                played=over,
             )
     except KeyboardInterrupt:
-        note(f"stopped after {bar.n} of {episodes} episodes: nothing was written")
+        note(f"stopped after {played.over} of {episodes} episodes: nothing was written")
         raise
     _write(demonstrations, target, options, config)
     print(describe(demonstrations))

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rlzoo.cli.options import taken
-from rlzoo.core.messages import note
+from rlzoo.core.messages import cause, note
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.run import config as configuration
@@ -67,13 +68,26 @@ def main(words: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:  # of foreign code (an env, a plug-in): it may say 0
+        note(f"error: ended by {cause(error)}")
+        return 70
     except OSError as error:
-        # stdout may be what failed: nothing is left in it for the interpreter to fail on again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):  # `rlzoo list | head`
             return 128 + signal.SIGPIPE
         note(f"error: {error}")
         return 74
+    finally:
+        drop_unwritten(sys.stdout)
+        drop_unwritten(sys.stderr)
+
+
+def drop_unwritten(stream: TextIO) -> None:
+    """Leave nothing in a stream that the interpreter would fail on again as it exits."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(words: list[str]) -> int:
@@ -142,13 +156,14 @@ def train(words: list[str]) -> int:
 
         run_dir = Path(places["run_dir"]) if places["run_dir"] else None
         _, status = session.begin(config, words, stop, run_dir=run_dir)
-        return stop.exit_code if status == "stopped" else 0
+        return _ended(status, stop)
 
 
 def _branch(which: str, words: list[str]) -> RunConfig:
     """The settings of a run, with overrides, for a new run that builds on what it left."""
     source = _saved(which, words)
-    return configuration.branched(source.settings, [*words, f"algo.source='{source.path}'"])
+    named = f"algo.source={configuration.quoted(str(source.path))}"
+    return configuration.branched(source.settings, [*words, named])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
@@ -160,7 +175,13 @@ def _resume(which: str, words: list[str], *, show_only: bool) -> int:
     with StopSignal().installed() as stop:
         from rlzoo.run import session
 
-        return stop.exit_code if session.resume(saved, words, stop) == "stopped" else 0
+        return _ended(session.resume(saved, words, stop), stop)
+
+
+def _ended(status: str, stop: StopSignal) -> int:
+    """The exit code of a run, whose results are in its directory, whoever reads what it printed."""
+    drop_unwritten(sys.stdout)
+    return stop.exit_code if status == "stopped" else 0
 
 
 def _saved(which: str, words: list[str]) -> SavedRun:

@@ -29,11 +29,13 @@ def flag(name: str, given: str) -> bool:
     return given == "true"
 
 
-def whole(low: int) -> Reader:
+def whole(low: int, high: int = 2**63 - 1) -> Reader:
     def read(name: str, given: str) -> int:
-        if not given.isdecimal() or int(given) < low:
-            raise UsageError(f"{name}: got '{given}', expected a whole number >= {low}")
-        return int(given)
+        number = int(given) if given.isdecimal() and len(given) < 20 else math.inf
+        if low <= number <= high:
+            return int(number)
+        limit = "" if number < low or not given.isdecimal() else f" and <= {high}"
+        raise UsageError(f"{name}: got '{given:.100}', expected a whole number >= {low}{limit}")
 
     return read
 

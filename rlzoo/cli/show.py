@@ -20,6 +20,7 @@ from rlzoo.io.video import enlarged, write_video
 from rlzoo.run.build import close
 from rlzoo.run.config import RunConfig
 from rlzoo.run.evaluate import (
+    MAX_EPISODES,
     evaluate,
     film_episode,
     frames_of,
@@ -43,7 +44,7 @@ def evaluate_run(words: list[str]) -> int:
     That is evaluation_CHECKPOINT.json, or where the env is changed, a name that says how.
     """
     words, changes = env_words(words)
-    options = {"episodes": Option(100, whole(1)), "checkpoint": CHECKPOINT}
+    options = {"episodes": Option(100, whole(1, MAX_EPISODES)), "checkpoint": CHECKPOINT}
     [path], given = parse("evaluate", words, options)
     run = SavedRun(path, checkpoint=given["checkpoint"])
     config, algorithm = run.config(changes), run.algorithm(changes)

@@ -152,7 +152,7 @@ class Algorithm:
     env: VectorEnv  # what it trains in; closed by the run
     total_env_steps: int
     policy: Policy | None  # None: its phases have not come to one yet
-    parts: Mapping[str, Any]  # name -> Stateful, module, optimiser or generator; loaded in order
+    parts: Mapping[str, Any]  # name -> what `core.parts` can save; loaded in order
 
     @staticmethod
     def check(run: Any) -> None:

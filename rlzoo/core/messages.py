@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from typing import Any
 
 from rlzoo.core.types import RlzooError
+
+_LOST = (OSError, ValueError, AttributeError)  # of a stream that is full or gone, closed, None
+
+
+class Unfailing:
+    """Writes to a stream; what that cannot take (a full disk, a closed pipe) is lost."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(*_LOST):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(*_LOST):
+            self._stream.flush()
 
 
 def note(line: str) -> None:
     """Print a line on stderr; results go to stdout."""
-    print(f"rlzoo: {line}", file=sys.stderr, flush=True)
+    print(f"rlzoo: {line}", file=Unfailing(sys.stderr), flush=True)
 
 
 def warn(line: str) -> None:

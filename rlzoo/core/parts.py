@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,6 @@ from rlzoo.core.types import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-class Stateful(Protocol):
-    def state(self) -> Any:
-        """Arrays, tensors and plain JSON values, nested in dicts and lists."""
-
-    def load(self, state: Any) -> None: ...
 
 
 def state_of(part: Any) -> Any:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlzoo.core.types import State
-
 if TYPE_CHECKING:
     import torch
 
@@ -41,15 +39,6 @@ def episode_seed(run_seed: int, purpose: str, env_index: int, episode_index: int
 
 def numpy_generator(run_seed: int, *path: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive_seed(run_seed, *path)))
-
-
-def generator_state(generator: np.random.Generator) -> State:
-    """The generator's state as plain JSON (Python integers of any size)."""
-    return dict(generator.bit_generator.state)
-
-
-def load_generator(generator: np.random.Generator, state: State) -> None:
-    generator.bit_generator.state = state
 
 
 def torch_generator(run_seed: int, *path: int | str, device: str = "cpu") -> torch.Generator:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -21,7 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any
 
-from rlzoo.core.messages import cause
+from rlzoo.core.messages import Unfailing, cause
 from rlzoo.core.types import RlzooError
 
 # Not fork: the parent may have threads (torch, BLAS), and a forked child inherits their locks.
@@ -134,6 +135,7 @@ def portable(error: BaseException) -> RlzooError:
 def _work(pipe: Connection, *inherited: Any) -> None:
     """In the worker: serve until the pipe closes. The first error is the last answer."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)  # of envs that print
     try:
         server = pipe.recv()(partial(pipe.send, None), *inherited)
         pipe.send(None)

@@ -14,7 +14,7 @@ from rlzoo.core.algorithm import Policy
 from rlzoo.core.seeding import TRAIN, derive_seed
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.episodes import Env, RestoreClass
-from rlzoo.envs.make import EnvConfig, make_env, restore_class
+from rlzoo.envs.make import EnvConfig, make_env, restore_class, with_time_limit
 from rlzoo.envs.play import GivenActions, Playing, episode_envs, play
 
 
@@ -47,7 +47,7 @@ def record(
     steps: dict[str, list[Any]] = {"obs": [], "action": [], "reward": []}
     start, terminated, final_obs, seeds = [0], [], [], []
     with episode_envs(
-        partial(make_env, env_config),
+        partial(make_env, with_time_limit(env_config)),
         1,
         run_seed=derive_seed(seed, "demonstrations"),
         purpose=TRAIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import EnvError, RlzooError, UsageError
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
+from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass, faults_as
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.envs.recorded import RecordedVectorEnv
@@ -37,10 +37,16 @@ class EnvConfig:
     max_episode_steps: int | None = setting(
         None, "truncate episodes after this many env steps (empty: the registered limit)", low=1
     )
+    eval_episode_steps: int = setting(
+        10_000,
+        "in an env without a time limit, an episode outside of training (of an evaluation, a film, "
+        "a recording) is cut off after so many env steps",
+        low=1,
+    )
     time_feature: bool = setting(
         False, "observations end with the elapsed part of the time limit (Pardo et al. 2018)"
     )
-    num_envs: int = setting(1, "number of envs that are stepped together", low=1)
+    num_envs: int = setting(1, "number of envs that are stepped together", low=1, high=100_000)
     backend: Literal["sync", "process", "envpool"] = setting(
         "sync",
         "step the envs in this process, in worker processes (for slow simulators), or train in "
@@ -48,7 +54,10 @@ class EnvConfig:
     )
     envpool_id: str = setting("", "the env's name in EnvPool (empty: as env.id; backend envpool)")
     workers: int = setting(
-        0, "worker processes, or EnvPool's threads (0: one per core, but no more than envs)", low=0
+        0,
+        "worker processes, or EnvPool's threads (0: one per core, but no more than envs)",
+        low=0,
+        high=10_000,
     )
     timeout_seconds: float = setting(
         60.0, "an env that takes longer than this for one step is taken for hung (process)", above=0
@@ -65,7 +74,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class MoreEnvs:
-    """Envs like those of some settings (a `core.algorithm.EnvSource`)."""
+    """Envs like those of some settings, whose episodes end (a `core.algorithm.EnvSource`)."""
 
     config: EnvConfig
 
@@ -74,10 +83,10 @@ class MoreEnvs:
         return self.config.id
 
     def make(self) -> Env:
-        return make_env(self.config)
+        return make_env(with_time_limit(self.config))
 
     def make_batch(self) -> EpisodeBatch:
-        return make_episode_batch(self.config)
+        return make_episode_batch(with_time_limit(self.config))
 
 
 def find_spec(id: str) -> EnvSpec:
@@ -88,16 +97,22 @@ def find_spec(id: str) -> EnvSpec:
     if not id:
         raise UsageError("env.id: got nothing, expected a gymnasium id such as env.id=CartPole-v1")
     module, _, name = id.rpartition(":")
-    try:
-        if module:
+    if module:
+        with faults_as(UsageError, f"env.id: got '{id}', whose module cannot be imported: "):
             importlib.import_module(module)
+    try:
         return gymnasium.spec(name)
-    except ImportError as error:
-        raise UsageError(f"env.id: got '{id}', whose module cannot be imported: {error}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = nearest(name, gymnasium.registry)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
+
+
+def with_time_limit(config: EnvConfig) -> EnvConfig:
+    """The env of episodes that must end: itself where it has a time limit, else with one."""
+    if config.max_episode_steps or find_spec(config.id).max_episode_steps:
+        return config
+    return replace(config, max_episode_steps=config.eval_episode_steps)
 
 
 def make_env(

@@ -12,7 +12,7 @@ class AppendFile:
     """Appends each record at once and unbuffered; an append that fails leaves no part of it.
 
     So a process that is killed loses no record, and a full disk tears none. The file is opened
-    by the first append, which is also the first call that can fail.
+    by the first append, which is also the first call that can fail. Its folder must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,6 @@ class AppendFile:
     def append(self, record: bytes) -> None:
         """Write the whole record or none of it; raises OSError."""
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(self.path, "ab")
         self._mend(self._file)
         self._torn_at = os.fstat(self._file.fileno()).st_size

@@ -123,17 +123,36 @@ def newest(directory: Path, warn: Callable[[str], None]) -> tuple[Path, State] |
     Each corrupt one that is passed over goes to `warn` as one line. DataError when there are
     checkpoints and none verifies.
     """
-    paths = _checkpoints(directory)
-    for path in paths:
+    before = _saved(directory)
+    found, faults = _first_sound(directory)
+    if faults and _saved(directory) != before:
+        found, faults = _first_sound(directory)
+    for fault in faults:
+        warn(f"skipping a corrupt checkpoint: {fault}")
+    if faults and found is None:
+        raise DataError(f"{directory}: none of the {len(faults)} checkpoints here can be read")
+    return found
+
+
+def _first_sound(directory: Path) -> tuple[tuple[Path, State] | None, list[DataError]]:
+    faults: list[DataError] = []
+    for path in _checkpoints(directory):
         try:
-            return path, load(path)
+            return (path, load(path)), faults
         except SchemaError:
             raise  # intact: falling back to an older one would throw training away
         except DataError as error:
-            warn(f"skipping a corrupt checkpoint: {error}")
-    if paths:
-        raise DataError(f"{directory}: none of the {len(paths)} checkpoints here can be read")
-    return None
+            faults.append(error)
+    return None, faults
+
+
+def _saved(directory: Path) -> dict[str, int]:
+    """What is there. If that has changed, a run has saved while it was read: try once more."""
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.inode() for entry in entries}
+    except OSError:
+        return {}
 
 
 def reached_step(directory: Path) -> int:
@@ -157,6 +176,22 @@ def best(directory: Path) -> Path | None:
     name = str(mark.get("name")) if isinstance(mark, dict) else ""
     require(_CHECKPOINT_NAME.fullmatch(name) is not None, where, "names no checkpoint")
     return next((p for p in (directory / name, directory / (name + _OLD)) if p.is_dir()), None)
+
+
+def load_best(directory: Path) -> tuple[Path, State] | None:
+    """The checkpoint that was marked as the best, if there is one, and its state."""
+    before = _saved(directory)
+    try:
+        return _load_best(directory)
+    except DataError:
+        if _saved(directory) == before:
+            raise
+        return _load_best(directory)
+
+
+def _load_best(directory: Path) -> tuple[Path, State] | None:
+    path = best(directory)
+    return None if path is None else (path, load(path))
 
 
 # --- writing ---------------------------------------------------------------------------------

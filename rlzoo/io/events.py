@@ -37,6 +37,7 @@ class EventFile:
     """
 
     def __init__(self, directory: Path, purge_step: int) -> None:
+        directory.mkdir(exist_ok=True)  # not its parents: the run's directory may be gone
         earlier = list(directory.glob("events.out.tfevents.*"))
         paths = (directory / f"events.out.tfevents.{n:06d}" for n in count(len(earlier)))
         self._file = AppendFile(next(path for path in paths if not path.exists()))

@@ -59,6 +59,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Put `data` into a file that exists: takes no more room, but a kill can leave a mixture."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(data)
+            file.truncate()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def write_linked(path: Path, data: memoryview, twin: Path | None) -> None:
     """Write `data`, or share the bytes of `twin` by a hard link if it holds the same content.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlzoo.core.messages import warn
 from rlzoo.core.settings import nearest
-from rlzoo.core.types import CantCreateError, DataError, LockedError, UsageError
+from rlzoo.core.types import CantCreateError, DataError, LockedError, StorageError, UsageError
 from rlzoo.io import files
 from rlzoo.io.provenance import provenance
 
@@ -177,6 +177,16 @@ class RunDir:
             self._drop_lock()
             _locked_here.discard(self)
 
+    def check_held(self) -> None:
+        """StorageError if `path` is no longer the directory that was locked."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            there = os.stat(self.path / _LOCK, follow_symlinks=False)
+            if os.path.samestat(there, os.fstat(self._lock)):
+                return
+        raise StorageError(f"{self.path}: is gone: it was renamed or deleted while the run went on")
+
     def _drop_lock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -205,7 +215,11 @@ class RunDir:
     def set_status(self, status: str, **details: Any) -> None:
         """Record 'running', 'finished', 'stopped' or 'failed', with details as JSON values."""
         fields = {"status": status, "started": self.started(), "updated": _now()}
-        self.write_json(_STATUS, {**fields, **details})
+        content = json.dumps({**fields, **details}, indent=2) + "\n"
+        try:
+            self.write_text(_STATUS, content)
+        except StorageError:  # a disk too full for a new file has room in the old one's place
+            files.overwrite(self.path / _STATUS, content.encode())
 
     def started(self) -> str:
         """When the directory was claimed: UTC, ISO 8601, microseconds."""

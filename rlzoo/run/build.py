@@ -12,11 +12,12 @@ import torch
 
 from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm, Network, Setup, Source, Sources
-from rlzoo.core.messages import warn
-from rlzoo.core.types import UsageError, VectorEnv
+from rlzoo.core.messages import cause, warn
+from rlzoo.core.types import RlzooError, UsageError, VectorEnv
 from rlzoo.demonstrations.files import chosen
 from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
+from rlzoo.envs.episodes import faults_as
 from rlzoo.envs.make import MoreEnvs, make_env, make_vector, restore_class
 from rlzoo.run.config import RunConfig
 
@@ -83,7 +84,12 @@ class Builder:
             demonstrations=self.demonstrations if self.sources.demonstrations else None,
         )
         make: Any = self._class
-        algorithm: Algorithm = make(config.algo, setup)
+        try:
+            algorithm: Algorithm = make(config.algo, setup)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+                raise
+            raise UsageError(f"settings that ask for too much memory: {cause(error)}") from error
         return algorithm
 
     def _network(self) -> Network | None:
@@ -105,6 +111,9 @@ def build(config: RunConfig) -> Algorithm:
 
 
 def close(algorithm: Algorithm) -> None:
-    """Let go of its envs, files and processes."""
-    algorithm.env.close()
-    algorithm.close()
+    """Let go of its envs, files and processes; RlzooError for what cannot be closed."""
+    try:
+        algorithm.env.close()
+    finally:
+        with faults_as(RlzooError, "algorithm: close: "):
+            algorithm.close()

@@ -57,7 +57,9 @@ class RunConfig:
         300.0, "... and after so many seconds without one (null: never)", above=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints kept, besides the best one", low=1)
-    threads: int = setting(1, "torch threads; small networks are slower with more", low=1)
+    threads: int = setting(
+        1, "torch threads; small networks are slower with more", low=1, high=1024
+    )
     device: Literal["cpu", "cuda"] = setting("cpu", "where networks live")
     compile: bool = setting(False, "compile whole updates (needs a C++ compiler; starts slower)")
     output_dir: str = setting("outputs", "runs are made in its folder runs/, sweeps in sweeps/")
@@ -116,8 +118,8 @@ def parse(words: Sequence[str]) -> list[Override]:
             [parsed] = parser.parse_overrides([word])
             is_sweep = parsed.is_sweep_override()
             values = list(parsed.sweep_string_iterator()) if is_sweep else [parsed.value()]
-        except HydraException as error:
-            raise UsageError(f"cannot read {given!r}: {error}") from error
+        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
+            raise UsageError(f"cannot read {given!r:.200}: {error}") from error
         key = parsed.key_or_group
         sweep = tuple(f"{key}={value}" for value in values) if is_sweep else ()
         value = None if is_sweep else values[0]
@@ -159,6 +161,11 @@ def _plugins_named_in(words: Sequence[str]) -> list[str]:
         if name == "plugins":
             return [item.strip(" '\"") for item in value.strip("[]").split(",") if item.strip()]
     return []
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever characters are in it."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"
 
 
 def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
@@ -242,7 +249,7 @@ def _compose_with_hydra(words: list[str]) -> dict[str, Any]:
         for name in registry.names(kind):
             if not any((root / kind / f"{name}.yaml").is_file() for root in _conf_dirs()):
                 ConfigStore.instance().store(group=kind, name=name, node={"name": name})
-    paths = ",".join(f"'file://{path}'" for path in plugins.conf_dirs)
+    paths = ",".join(quoted(f"file://{path}") for path in plugins.conf_dirs)
     try:
         with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra_compose("config", [*words, f"hydra.searchpath=[{paths}]"])
@@ -326,8 +333,8 @@ def load_yaml(text: str, name: str) -> dict[str, Any]:
 
 # What a run is: changing one of these on resume would be another run.
 IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins")
-# ... except for what does not touch the numbers.
-NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds")
+# ... except for what no number of the training depends on.
+NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds", "env.eval_episode_steps")
 
 
 def with_overrides(

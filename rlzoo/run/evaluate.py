@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from rlzoo.core.algorithm import Policy
+from rlzoo.core.messages import note
 from rlzoo.core.settings import setting
 from rlzoo.core.types import UsageError
-from rlzoo.envs.episodes import Env, RestoreClass
-from rlzoo.envs.make import EnvConfig, make_env, restore_class
+from rlzoo.envs.episodes import Env, RestoreClass, faults_as
+from rlzoo.envs.make import EnvConfig, make_env, restore_class, with_time_limit
 from rlzoo.envs.play import Playing, episode_envs, play
 from rlzoo.run import statistics
 
 MAX_FRAMES = 3000  # of a film
+MAX_EPISODES = 10_000_000  # of an evaluation; their results are held in memory
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,13 @@ class EvalConfig:
         "greedy episodes for model selection, this often, in the unit of the progress bar",
         low=1,
     )
-    episodes: int = setting(20, "episodes of each such evaluation", low=1)
-    test_episodes: int = setting(100, "episodes of the final test, on seeds of their own", low=1)
-    num_envs: int = setting(8, "episodes played side by side; no result depends on it", low=1)
+    episodes: int = setting(20, "episodes of each such evaluation", low=1, high=MAX_EPISODES)
+    test_episodes: int = setting(
+        100, "episodes of the final test, on seeds of their own", low=1, high=MAX_EPISODES
+    )
+    num_envs: int = setting(
+        8, "episodes played side by side; no result depends on it", low=1, high=10_000
+    )
 
 
 class Stopped(Exception):
@@ -122,9 +128,10 @@ def evaluate(
     Episode k is played under `episode_seed(run_seed, purpose, 0, k)`, whatever `num_envs` is.
     `stop` is asked after every step, `episode_over` called after each episode.
     """
-    return play_episodes(
+    limited = with_time_limit(env_config)
+    result = play_episodes(
         policy,
-        partial(make_env, env_config),
+        partial(make_env, limited),
         restore=restore_class(env_config, run_seed),
         episodes=episodes,
         num_envs=num_envs,
@@ -133,6 +140,13 @@ def evaluate(
         stop=stop,
         episode_over=episode_over,
     )
+    most = limited.max_episode_steps
+    if limited != env_config and (cut := result.lengths.count(most)):
+        note(
+            f"{cut} of {episodes} episodes were cut off after {most:,} env steps "
+            f"(env.eval_episode_steps): {env_config.id} has no time limit"
+        )
+    return result
 
 
 def play_episodes(
@@ -176,7 +190,7 @@ def frames_of(
 ) -> Generator[Playing, None, None]:
     """Play one greedy episode in an env that draws itself (or shows itself, "human")."""
     prepare_headless_drawing()
-    make = partial(make_env, env_config, render_mode=render_mode)
+    make = partial(make_env, with_time_limit(env_config), render_mode=render_mode)
     restore = restore_class(env_config, run_seed)
     with episode_envs(make, 1, run_seed=run_seed, purpose=purpose, restore=restore) as envs:
         yield from play(policy, envs, [episode_index])
@@ -217,10 +231,8 @@ def frames_per_second(env: Env) -> float:
 
 
 def _frame(env: Env) -> np.ndarray:
-    try:
+    with faults_as(UsageError, "env cannot draw itself: "):
         frame_HWC = env.render()
-    except Exception as error:
-        raise UsageError(f"env cannot draw itself: {type(error).__name__}: {error}") from error
     if not isinstance(frame_HWC, np.ndarray) or frame_HWC.ndim != 3:
         modes = env.metadata.get("render_modes", [])
         raise UsageError(f"env cannot draw itself: render modes {modes}, expected rgb_array")

@@ -95,5 +95,5 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, str | Path):
-        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return configuration.quoted(str(value))
     return str(value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from rlzoo.core.algorithm import Progress
-from rlzoo.core.messages import note
+from rlzoo.core.messages import Unfailing, note
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -23,6 +24,9 @@ FILE_SECONDS = 60.0  # between two lines of progress where stderr is a file or a
 def _bar(total: int, done: int, unit: str, *, unit_scale: bool, name: str = "") -> tqdm[NoReturn]:
     from tqdm import tqdm
 
+    is_seen = "ipykernel" in sys.modules  # a notebook
+    with suppress(AttributeError, ValueError):  # None, or closed
+        is_seen |= sys.stderr.isatty()
     return tqdm(
         desc=name,
         total=total,
@@ -32,7 +36,8 @@ def _bar(total: int, done: int, unit: str, *, unit_scale: bool, name: str = "") 
         dynamic_ncols=True,
         mininterval=0.2,
         smoothing=0.1,
-        disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),  # or a notebook
+        file=Unfailing(sys.stderr),
+        disable=not is_seen,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from rlzoo.core.algorithm import Curves, Film, Histogram, Picture, Report, ValueMap
-from rlzoo.core.messages import note
+from rlzoo.core.messages import cause, note, warn
 from rlzoo.core.seeding import SELECT, TEST
-from rlzoo.core.types import NonFiniteError, RlzooError, State, StorageError, UsageError
+from rlzoo.core.types import NonFiniteError, RlzooError, State, UsageError
 from rlzoo.envs.make import make_env, restore_class
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import RECORD, Logger, read_curve
@@ -79,20 +79,23 @@ class Run:
         return self.algorithm.how_to_continue() if self.algorithm.done() else ""
 
     def train(self) -> str:
-        """Run the loop, then the final test. Returns 'finished' or 'stopped'."""
+        """Run the loop, then the final test. Returns 'finished' or 'stopped'.
+
+        Whatever else ends it, a fault of foreign code or a signal, is 'failed' in the status.
+        """
         self.logger = self._open_logger()
-        self.progress = ProgressBar(self.algorithm.progress())
         hooks = Hooks(self.log, self.evaluate, self.save, self.stop, self._advance)
         status, reason = "failed", ""
         try:
-            with self.progress:
-                status = self.loop.run(self.algorithm, hooks)
-            if status == "finished":
-                status = self._final_test()
-        except RlzooError as error:
-            reason = str(error)
+            with ProgressBar(self.algorithm.progress()) as self.progress:
+                reached = self.loop.run(self.algorithm, hooks)
+            status = self._final_test() if reached == "finished" else reached
+        except BaseException as error:
+            reason = cause(error)
             if isinstance(error, NonFiniteError):
                 self._save_diagnostics(error)
+            if isinstance(error, SystemExit):  # of foreign code, whatever its exit code is
+                raise RlzooError(f"training was ended by {reason}") from error
             raise
         finally:
             self._close(status, reason)
@@ -130,6 +133,7 @@ class Run:
             self._report(clock)
 
     def save(self, clock: int) -> None:
+        self.directory.check_held()
         state = {
             "algorithm": self.algorithm.state(),
             "loop": self.loop.state(),
@@ -266,6 +270,7 @@ class Run:
         tested = {f"test/{which}_return_mean": result.mean for which, result in results.items()}
         if tested:
             self.logger.scalars(self.algorithm.counters.clock, tested)
+        self.directory.check_held()
         self.directory.write_json(
             "result.json",
             {
@@ -297,30 +302,41 @@ class Run:
         close(self.algorithm)
 
     def _close(self, status: str, reason: str) -> None:
+        """The status comes first, as an env may hang when it is closed; no fault hides another."""
         if status != "stopped":
             self.logger.session_end("success" if status == "finished" else "failure")
         self.logger.close()
-        self.release()
         details: dict[str, Any] = {
             **self._progress_made(),
             "resume_exact": self.algorithm.env.resume_exact,
         }
-        try:
+        with _warning(unless=reason):
+            self.directory.check_held()
             self.directory.set_status(status, **details, **({"error": reason} if reason else {}))
-        except StorageError as error:  # must not hide what ended the run
-            note(str(error))
+        with _warning(unless=reason):
+            self.release()
 
     def _save_diagnostics(self, error: NonFiniteError) -> None:
-        self.directory.write_json(
-            "diagnostics.json",
-            {
-                "error": str(error),
-                "counters": self.algorithm.counters.state(),
-                "window": self.loop.window.state(),
-                "trace": traceback.format_exc().splitlines(),
-            },
-        )
-        note(f"wrote {self.directory.path / 'diagnostics.json'}; checkpoints are left as they are")
+        content = {
+            "error": str(error),
+            "counters": self.algorithm.counters.state(),
+            "window": self.loop.window.state(),
+            "trace": traceback.format_exc().splitlines(),
+        }
+        with _warning(unless=""):
+            self.directory.write_json("diagnostics.json", content)
+            path = self.directory.path / "diagnostics.json"
+            note(f"wrote {path}; checkpoints are left as they are")
+
+
+@contextmanager
+def _warning(*, unless: str) -> Iterator[None]:
+    """An error in the block becomes a warning, unless that is said already."""
+    try:
+        yield
+    except RlzooError as error:
+        if str(error) != unless:
+            warn(str(error))
 
 
 def with_restore_class(config: RunConfig) -> RunConfig:

@@ -14,7 +14,7 @@ from rlzoo.core import registry
 from rlzoo.core.algorithm import Algorithm, Memory, Policy, Source, Sources
 from rlzoo.core.messages import note, warn
 from rlzoo.core.types import State, UsageError
-from rlzoo.envs.make import make_env
+from rlzoo.envs.make import make_env, with_time_limit
 from rlzoo.io import checkpoint, migrations
 from rlzoo.io.run_dir import RunDir, latest
 from rlzoo.run import config as configuration
@@ -67,10 +67,10 @@ class SavedRun:
 
     def checkpoint(self) -> tuple[Path, State]:
         """The checkpoint that speaks for the run, and its state."""
-        best = checkpoint.best(self.directory.checkpoints) if self.which == "best" else None
+        best = checkpoint.load_best(self.directory.checkpoints) if self.which == "best" else None
         if best is not None:
-            note(f"{best.name} (best on the selection seeds)")
-            return best, checkpoint.load(best)
+            note(f"{best[0].name} (best on the selection seeds)")
+            return best
         found = self.newest()
         note(f"{found[0].name} (last)")
         return found
@@ -84,8 +84,8 @@ class SavedRun:
         return PlayingPolicy(self.algorithm(), self.path)
 
     def make_env(self, render_mode: str | None = None) -> Any:
-        """The run's env, as a plain gymnasium env."""
-        return make_env(self.config().env, render_mode=render_mode)
+        """The run's env, as a plain gymnasium env, whose episodes end."""
+        return make_env(with_time_limit(self.config().env), render_mode=render_mode)
 
     def __repr__(self) -> str:
         return f"SavedRun('{self.path}')"

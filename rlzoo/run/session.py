@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from rlzoo.core.messages import note
+from rlzoo.core.messages import Unfailing, note, warn
 from rlzoo.core.types import UsageError
+from rlzoo.envs.make import with_time_limit
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
 from rlzoo.run import config as configuration
@@ -16,6 +21,14 @@ from rlzoo.run.run import Run, with_restore_class
 from rlzoo.run.saved import SavedRun, check_agent
 
 
+@contextmanager
+def _printing_cannot_fail() -> Iterator[None]:
+    """Neither what a run prints nor what an env prints can end it: its results are in files."""
+    with redirect_stdout(Unfailing(sys.stdout)), redirect_stderr(Unfailing(sys.stderr)):
+        yield
+
+
+@_printing_cannot_fail()
 def begin(
     config: RunConfig,
     words: Sequence[str],
@@ -30,7 +43,15 @@ def begin(
     output = run_dir.parent if run_dir else Path(config.output_dir)
     RunDir.check_writable(output)
     builder = Builder(config)
+    if "latest" in (builder.sources.run, builder.sources.agent):
+        raise UsageError("algo: got the run 'latest', expected a directory (or from=latest)")
     builder.check_spaces()
+    if with_time_limit(config.env) != config.env:
+        warn(
+            f"{config.env.id} has no time limit: evaluations cut off an episode after "
+            f"{config.env.eval_episode_steps:,} env steps (env.eval_episode_steps), training does "
+            "not. env.max_episode_steps=N is a limit for both"
+        )
     config = builder.config = with_restore_class(config)
     builder.check_demonstrations()
     check_agent(config)
@@ -49,6 +70,7 @@ def begin(
         return directory.path, _train(run)
 
 
+@_printing_cannot_fail()
 def resume(saved: SavedRun, words: Sequence[str], stop: Callable[[], bool]) -> str:
     """Go on with a run under other settings, if any are given: 'finished' or 'stopped'."""
     directory, path = saved.directory, saved.path
@@ -80,5 +102,13 @@ def _train(run: Run) -> str:
     note(f"run directory {run.directory.path}")
     status = run.train()
     if status == "stopped":
-        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
+        note(f"stopped; go on with: {how_started()} {shlex.quote(f'resume={run.directory.path}')}")
     return status
+
+
+def how_started() -> str:
+    """The command that this program was started with, to be pasted into a shell."""
+    program = os.environ.get("RLZOO_COMMAND", sys.argv[0])  # as tools/rlzoo was called
+    if Path(program).name == "rlzoo":
+        return shlex.quote(program)
+    return f"{shlex.quote(sys.executable)} -m rlzoo"

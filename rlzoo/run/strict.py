@@ -13,6 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import UsageError
 
+TOO_LARGE = 2.0**63  # for the integers of what counts in 64 bits
+
 
 def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:
     """Turn a mapping into the frozen dataclass `cls`, or raise one line that says what is wrong.
@@ -92,6 +94,8 @@ def _convert_scalar(hint: type, value: Any, name: str) -> Any:
             if not math.isfinite(number):
                 raise UsageError(f"{name}: got {value}, expected a finite number")
             return number
+        if hint is int and number is not None and abs(number) >= TOO_LARGE:
+            raise UsageError(f"{name}: got {number:.3g}, expected a whole number below 2**63")
         if hint is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if hint is int and number is not None and number.is_integer():

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rlzoo.core.messages import note
-from rlzoo.core.types import CantCreateError, UsageError
+from rlzoo.core.types import CantCreateError, LockedError, UsageError
 from rlzoo.io import files
 from rlzoo.io.run_dir import SWEEPS, RunDir
 from rlzoo.run import config as configuration
@@ -48,18 +49,30 @@ class Job:
         with open(self.log, "a") as log:
             # A session of its own: the terminal's Ctrl-C would reach it as a second, hasty signal.
             return subprocess.Popen(
-                [sys.executable, "-m", "rlzoo", *words],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "rlzoo.cli.job", *words],
+                stdin=subprocess.PIPE,  # closed when this process ends: the job stops, too
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
+    def holder(self) -> str:
+        """Who else is at work on it, in words; empty if nobody is."""
+        try:
+            RunDir(self.directory).lock().unlock()
+        except LockedError as error:
+            return str(error)
+        except CantCreateError:  # there is none yet, or it cannot be written: the job will say so
+            pass
+        return ""
+
     def describe(self, code: int) -> str:
         """What came of it; for a failure with the last line of its log, which is the error."""
         if code == 0:
             return f"job {self.number} finished: {' '.join(self.words)}"
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = self.log.read_text(errors="replace").strip().splitlines()
         return f"job {self.number} FAILED with exit {code}: {lines[-1] if lines else 'no output'}"
 
 
@@ -99,6 +112,7 @@ def _run(jobs: list[Job], *, limit: int) -> int:
         note(f"{len(codes)} of them had finished before")
     waiting = [job for job in jobs if job not in codes]
     running: dict[Job, subprocess.Popen[bytes]] = {}
+    held: set[Job] = set()  # by another process, such as a job of this sweep before it was killed
 
     def kill() -> None:
         for process in running.values():
@@ -107,9 +121,20 @@ def _run(jobs: list[Job], *, limit: int) -> int:
     with StopSignal(before_quit=kill).installed() as stop:
         told = False
         while running or (waiting and not stop()):
-            while waiting and len(running) < limit and not stop():
-                job = waiting.pop(0)
-                running[job] = job.start()
+            for job in list(waiting):
+                if len(running) == limit or stop():
+                    break
+                if holder := job.holder():
+                    if job not in held:
+                        held.add(job)
+                        note(f"job {job.number} is still running, and is waited for: {holder}")
+                    continue
+                waiting.remove(job)
+                if job.is_finished():
+                    codes[job] = 0
+                    note(job.describe(0))
+                else:
+                    running[job] = job.start()
             if stop() and not told:
                 told = True
                 for process in running.values():
@@ -117,6 +142,9 @@ def _run(jobs: list[Job], *, limit: int) -> int:
             time.sleep(POLL_SECONDS)
             for job in [job for job, process in running.items() if process.poll() is not None]:
                 code = running.pop(job).returncode
+                if code == LockedError.exit_code:
+                    waiting.append(job)
+                    continue
                 codes[job] = code if code >= 0 else 128 - code  # as a shell shows a signal
                 if code == 0 or not stop():
                     note(job.describe(codes[job]))

@@ -17,9 +17,10 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["rlzoo.run.run", "rlzoo.io.events"])
 
 
-def _run(words: list[str], folder: Path, output: Path) -> None:
+def _run(words: list[str], folder: Path, output: str) -> None:
     os.chdir(folder)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    os.setsid()  # a terminal that is opened next is its own
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -27,11 +28,11 @@ def _run(words: list[str], folder: Path, output: Path) -> None:
 
 
 class Command:
-    """One running command; what it prints is in `output()`."""
+    """One running command; what it prints is in `output()`, or goes to a terminal (a device)."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, terminal: str = "") -> None:
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
-        arguments = (list(words), folder, self._output)
+        arguments = (list(words), folder, terminal or str(self._output))
         self.process = _CONTEXT.Process(target=_run, args=arguments)
         self.process.start()
 

@@ -397,3 +397,67 @@ def test_only_corrupt_is_never_read_as_none(tmp_path, kind):
     with pytest.raises(DataError, match="none of the 1 checkpoints") as caught:
         newest(tmp_path, lines.append)
     assert caught.value.exit_code == 65 and len(lines) == 1
+
+
+# --- reading while a run saves -------------------------------------------------------------------
+
+
+@contextmanager
+def saving_meanwhile(directory: Path) -> Iterator[None]:
+    """In the middle of the first read a run saves three times, the first of them the best."""
+    read, has_saved = checkpoint._read_verified, False
+
+    def slow_read(*args: Any) -> bytes:
+        nonlocal has_saved
+        if not has_saved:
+            has_saved = True
+            for step in (3, 4, 5):
+                save(directory, step, state_of(step))
+                if step == 3:
+                    mark_best(directory, checkpoint.step_name(3))
+        return read(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_read_verified", slow_read)
+        yield
+
+
+def two_checkpoints(directory: Path) -> None:
+    for step in (1, 2):
+        save(directory, step, state_of(step))
+    mark_best(directory, checkpoint.step_name(1))
+
+
+def test_what_a_run_replaces_while_it_is_read_is_read_once_more(tmp_path):
+    two_checkpoints(tmp_path)
+    with saving_meanwhile(tmp_path):
+        assert newest_step(tmp_path) == 5
+    shutil.rmtree(tmp_path)
+    two_checkpoints(tmp_path)
+    with saving_meanwhile(tmp_path):
+        found = checkpoint.load_best(tmp_path)
+    assert found is not None and step_of(found[1]) == 3
+
+
+def test_control_read_only_once_it_is_taken_for_corrupt(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_saved", lambda directory: {})
+    for read in (checkpoint.load_best, lambda directory: newest(directory, lambda line: None)):
+        two_checkpoints(tmp_path)
+        with saving_meanwhile(tmp_path), pytest.raises(DataError):
+            read(tmp_path)
+        shutil.rmtree(tmp_path)
+
+
+def test_what_is_corrupt_is_read_only_once(tmp_path, monkeypatch):
+    two_checkpoints(tmp_path)
+    for path in tmp_path.rglob("state.json"):
+        path.write_bytes(path.read_bytes()[:-1])
+    reads = []
+    monkeypatch.setattr(
+        checkpoint, "load", lambda path, load=load: reads.append(path) or load(path)
+    )
+    with pytest.raises(DataError, match="none of the 2 checkpoints"):
+        newest(tmp_path, lambda line: None)
+    with pytest.raises(DataError, match=r"state\.json"):
+        checkpoint.load_best(tmp_path)
+    assert len(reads) == 3

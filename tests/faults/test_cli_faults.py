@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlzoo.algos.dqn import DQN
 from rlzoo.cli.main import main
 from rlzoo.core.types import UsageError
 from rlzoo.run import config as configuration
@@ -111,6 +112,17 @@ WRONG = [
     ("plugins=[no_such_module]", "cannot import 'no_such_module'"),
     ("plugins=[..x]", "plugins: got '..x'"),
     ("plugins=[3]", "plugins: got '3'"),
+    # absurd sizes
+    ("seed=" + "9" * 5000, "cannot read 'seed=999"),
+    ("algo.alpha=" + "9" * 5000, "cannot read 'algo.alpha=999"),
+    ("total_env_steps=" + "9" * 400, "total_env_steps: got inf, expected a whole number below"),
+    ("total_env_steps=1e30", "total_env_steps: got 1e+30, expected a whole number below 2**63"),
+    ("save_every=-1e30", "save_every: got -1e+30, expected a whole number"),
+    ("threads=2147483648", "threads: got 2147483648, expected >= 1 and <= 1024"),
+    ("eval.episodes=1000000000000", "eval.episodes: got 1000000000000, expected >= 1 and <="),
+    ("eval.test_episodes=1000000000000", "eval.test_episodes: got 1000000000000, expected"),
+    ("eval.num_envs=1000000000000", "eval.num_envs: got 1000000000000, expected"),
+    ("env.num_envs=1000000000000", "env.num_envs: got 1000000000000, expected"),
     # words of an earlier version
     ("eval.every_env_steps=100", "It is called 'eval.every' now"),
     ("log_every_env_steps=100", "It is called 'log_every' now"),
@@ -136,11 +148,31 @@ def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize(("word", "message"), WRONG, ids=[word for word, _ in WRONG])
+@pytest.mark.parametrize(("word", "message"), WRONG, ids=[word[:60] for word, _ in WRONG])
 def test_one_line_and_nothing_left_behind(folder, capsys, word, message):
     assert main([*Q, word]) == 64
     assert message in one_error_line(capsys)
     assert list(folder.iterdir()) == []
+
+
+def test_a_network_that_is_too_large(folder, capsys, monkeypatch):
+    words = ["algo=dqn", "env=cartpole", "experiment=none", "debug=tiny", "logger=jsonl"]
+    assert main([*words, "network.hidden=[1000000000]"]) == 64
+    assert "network.hidden: got 1000000000, expected" in one_error_line(capsys)
+
+    of_torch = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+    for error in (of_torch, MemoryError("Unable to allocate 14.6 TiB")):
+
+        def too_large(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(DQN, "__init__", too_large)
+        assert main(words) == 64
+        assert "settings that ask for too much memory: " in one_error_line(capsys)
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+    monkeypatch.setattr(DQN, "__init__", lambda *_: [].pop())
+    with pytest.raises(IndexError):  # the control
+        main(words)
 
 
 def test_the_same_words_without_the_mistake_run(folder):
@@ -156,6 +188,9 @@ def test_the_same_words_without_the_mistake_run(folder):
         (["evaluate"], "evaluate: got 0 paths"),
         (["evaluate", "a", "b"], "evaluate: got 2 paths"),
         (["evaluate", "a", "epsiodes=3"], "Did you mean 'episodes'?"),
+        (["evaluate", "a", "episodes=" + "9" * 5000], "expected a whole number >= 1 and <="),
+        (["evaluate", "a", "episodes=1000000000000"], "expected a whole number >= 1 and <="),
+        (["evaluate", "a", "episodes=0"], "episodes: got '0', expected a whole number >= 1"),
         (["play", "nowhere"], "nowhere: not a run directory"),
         (["play", "a", "--fast"], "unknown option '--fast'"),
         (["compare"], "compare: got 0 paths"),
@@ -292,6 +327,61 @@ def test_hostile_saved_configuration(folder, capsys, line, code):
         assert main(command) == code
         one_error_line(capsys)
     assert not (folder / "canary").exists()
+
+
+# --- paths and `latest` ----------------------------------------------------------------------
+
+NASTY = ["it's", "a\\b", "a\\'b", "end\\", "a b,c=d", 'q"q', "{x}[y]", "ümlaut$x", "~x", "", "null"]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_any_text_can_be_quoted(text):
+    [override] = configuration.parse([f"output_dir={configuration.quoted(text)}"])
+    assert override.value == text
+
+
+WORLD = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "env.restore=replay", "debug=tiny"]
+
+
+def world_run(path: Path) -> None:
+    path.mkdir(parents=True)
+    config = configuration.compose([*WORLD, "total_env_steps=9999"])
+    (path / "config.yaml").write_text(configuration.to_yaml(config))
+    started = "2026-01-01T00:00:00"
+    (path / "status.json").write_text(f'{{"status": "stopped", "started": "{started}"}}')
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("it's a\\b, {mine}/run", ["from=it's a\\b, {mine}/run"]),
+        ("o2/runs/a/b", ["from=latest", "output_dir=o2"]),
+        ("outputs/runs/a/b", ["from=latest"]),
+    ],
+)
+def test_a_new_run_builds_on_one_at_any_place(folder, capsys, place, words):
+    world_run(folder / place)
+    world_run(folder / "another/runs/a/b")
+    assert main([*words, "algo.phases=[vision]", "--cfg", "job"]) == 0
+    shown = configuration.load_yaml(capsys.readouterr().out, "")
+    assert shown["algo"]["source"] == place
+
+
+@pytest.mark.parametrize("name", ["algo.source", "algo.imitate.agent"])
+def test_a_setting_names_a_run_by_its_directory(folder, capsys, name):
+    """At its start the newest run below outputs would be the new one itself."""
+    world_run(folder / "outputs/runs/a/b")
+    phases = "[vision]" if name == "algo.source" else "[collect,vision,encode,memory,imitate]"
+    assert main([*WORLD, f"{name}=latest", f"algo.phases={phases}"]) == 64
+    assert "got the run 'latest', expected a directory (or from=latest)" in capsys.readouterr().err
+    assert len(list(folder.glob("outputs/runs/*/*"))) == 1
+
+
+def test_an_option_of_a_plugin_at_any_place(folder, monkeypatch):
+    (folder / "it's" / "algo").mkdir(parents=True)
+    (folder / "it's" / "algo" / "mine.yaml").write_text("name: q_learning\ngamma: 0.5\n")
+    monkeypatch.setattr(plugins, "conf_dirs", [folder / "it's"])
+    assert configuration.compose(["algo=mine", "env=cliffwalking"]).algo.gamma == 0.5
 
 
 # --- resume ----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_signal_in_training_saves_and_the_run_goes_on(tmp_path, number, code):
     command.until(lambda: len(metrics(run)) > 3)
     command.send(number)
     assert command.wait(GRACE_SECONDS) == code
-    assert f"rlzoo resume={run}" in command.output()
+    assert f"go on with: {sys.executable} -m rlzoo resume={run}\n" in command.output()
     assert "Traceback" not in command.output()
     assert status(run) == "stopped"
     assert not has_test_results(run)
@@ -113,6 +113,16 @@ def test_the_second_signal_quits_at_once(tmp_path):
     assert command.process.is_alive(), "the first signal waits for the step to end"
     command.send(signal.SIGINT)
     assert command.wait(2) == 130
+    assert command.output().endswith("\nrlzoo: quitting without saving\n")
+
+
+def test_a_terminal_that_is_gone_is_not_taken_for_impatience(capfd):
+    """Kernel and shell both send SIGHUP; a session that ends sends SIGTERM besides."""
+    with StopSignal().installed() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert stop() and stop.exit_code == 129
+    assert capfd.readouterr().err.count("stopping") == 1
 
 
 def test_kill_and_resume_shows_every_step_once(tmp_path):

@@ -124,6 +124,49 @@ def test_ctrl_c_ends_the_jobs_and_leaves_them_resumable(folder, hasty):
         assert (root / name / "result.json").exists()
 
 
+def test_jobs_stop_with_their_sweep_and_its_next_start_waits_for_them(folder):
+    (folder / "hours").touch()
+    words = [*BASE, *MOODY, "seed=0,1", "save_every=99999", "eval.every=99999"]
+    command = [sys.executable, "-m", "rlzoo", "-m", "--jobs", "2", "--name", "long", *words]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    root = folder / "outputs" / "sweeps" / "long"
+    end = time.monotonic() + 60
+    while sum(bool(metrics(root / name)) for name in "01") < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (folder / "hours").unlink()
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "FAILED" not in again.stderr, again.stderr
+    for name in "01":
+        log = (root / f"{name}.log").read_text()
+        assert log.count("stopped; go on with") == log.count("rlzoo: resumed step_") == 1
+        assert (root / name / "result.json").exists()
+    assert run_pids(folder) == []
+
+
+def test_a_job_that_still_runs_is_waited_for_and_has_not_failed(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sweep.Job, "start", no_job_may_start)
+    root = folder / "outputs" / "sweeps" / "mine"
+    for name in "01":
+        (root / name).mkdir(parents=True)
+    (root / "1" / "result.json").touch()
+    other = RunDir(root / "0").lock()
+
+    def sleep(seconds: float) -> None:
+        (root / "0" / "result.json").touch()
+        other.unlock()
+
+    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    assert main(["-m", "--name", "mine", "seed=0,1", *BASE, "env=cliffwalking"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    [line] = [line for line in lines if "still running" in line]
+    assert f"job 0 is still running, and is waited for: {root.relative_to(folder)}/0" in line
+    assert f"in use by process {os.getpid()}" in line
+    assert "2 of 2 jobs finished" in lines[-1] and "FAILED" not in "".join(lines)
+
+
 def no_job_may_start(self: sweep.Job) -> None:
     raise AssertionError(f"job {self.number} was started")
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.core.seeding import generator_state, numpy_generator
+from rlzoo.core.parts import state_of
+from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.types import DataError
 from rlzoo.io import checkpoint, encoding, files
 from rlzoo.io.checkpoint import best, load, mark_best, newest, save
@@ -79,7 +80,7 @@ def chunk_files(path: Path) -> dict[str, int]:
 
 def test_every_kind_of_leaf_comes_back_exactly(tmp_path):
     state = {
-        "z_first": {"generator": generator_state(numpy_generator(3, "test"))},
+        "z_first": {"generator": state_of(numpy_generator(3, "test"))},
         "a_second": [1, True, None, "text \u00e9 \U0001f600", [], {}, 2**200, -(2**128)],
         "floats": [0.1, -0.0, 5e-324, math.inf, -math.inf, math.nan, 1e308],
         "arrays": [

@@ -23,6 +23,7 @@ def make_logger(directory: Path, resume_at: State | None = None, **config: bool)
     def warn(line: str) -> None:
         raise AssertionError(f"unexpected warning: {line}")
 
+    directory.mkdir(exist_ok=True)
     return Logger(directory, LoggerConfig(**config), resume_at=resume_at, warn=warn)
 
 

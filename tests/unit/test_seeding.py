@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlzoo.core import seeding
+from rlzoo.core.parts import load_part, state_of
 from rlzoo.core.seeding import SELECT, TEST, TRAIN, derive_seed, episode_seed
 
 SEEDS = st.integers(min_value=0, max_value=2**31 - 1)
@@ -67,16 +68,16 @@ def test_a_numpy_generator_goes_on_exactly_after_a_trip_through_json(drawn: int)
     generator = seeding.numpy_generator(5, "replay")
     # 32-bit draws come in pairs, so after an odd number half a draw is part of the state.
     generator.integers(0, 10, size=drawn, dtype=np.int32)
-    state = json.loads(json.dumps(seeding.generator_state(generator)))
+    state = json.loads(json.dumps(state_of(generator)))
     expected = generator.integers(0, 10**6, size=20, dtype=np.int32)
     other = seeding.numpy_generator(6, "elsewhere")
-    seeding.load_generator(other, state)
+    load_part(other, state)
     np.testing.assert_array_equal(other.integers(0, 10**6, size=20, dtype=np.int32), expected)
 
 
 def test_a_saved_state_does_not_move_with_its_generator() -> None:
     generator = seeding.numpy_generator(5, "replay")
-    state = seeding.generator_state(generator)
+    state = state_of(generator)
     before = json.dumps(state)
     generator.random(10)
     assert json.dumps(state) == before

@@ -25,7 +25,8 @@ from rlzoo.algos.world_models.vision import (
     VisionPhase,
     make_vae,
 )
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.parts import load_part, state_of
+from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.types import State
 from rlzoo.io.encoding import decode, encode
 
@@ -65,10 +66,10 @@ class FakePolicy:
         return (self.scale * self.rng.random((len(obs_B), 2))).astype(np.float32)
 
     def state(self) -> State:
-        return {"rng": generator_state(self.rng)}
+        return {"rng": state_of(self.rng)}
 
     def load(self, state: State) -> None:
-        load_generator(self.rng, state["rng"])
+        load_part(self.rng, state["rng"])
 
 
 def to_frames(obs_B: np.ndarray) -> np.ndarray:

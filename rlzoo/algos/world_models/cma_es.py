@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlzoo.core.messages import warn
-from rlzoo.core.seeding import generator_state, load_generator, numpy_generator
+from rlzoo.core.parts import load_part, state_of
+from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import NonFiniteError, State, UsageError
 
@@ -129,7 +130,7 @@ class CMAES:
 
     def state(self) -> State:
         """To be taken between `tell` and `ask`."""
-        state: State = {"rested": self._rested, "rng": generator_state(self._rng)}
+        state: State = {"rested": self._rested, "rng": state_of(self._rng)}
         for name, part in self._parts().items():
             numbers = {k: v for k, v in _numbers(part).items() if v != self._new[name].get(k)}
             # The strategy's own matrices are copies of its parts' and the last generation.
@@ -150,7 +151,7 @@ class CMAES:
             es.mean_after_tell = es.mean.copy()
             if es.mean_shift_samples:
                 es.pop_injection_directions = [es.mean - es.mean_old, es.mean_old - es.mean]
-        load_generator(self._rng, state["rng"])
+        load_part(self._rng, state["rng"])
 
     def _begin(self) -> None:
         self._es = _strategy(self._start_N, self._config, self._rng)
