@@ -55,12 +55,12 @@ def baselines() -> dict[str, np.ndarray]:
 
 
 def refused(path: Path, match: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match=match) as caught:
         load(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     assert str(caught.value).startswith(str(path))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.fixture
@@ -479,13 +479,13 @@ def mebibytes(name):
 
 def attempt(path):
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
-    begin, before = time.monotonic(), mebibytes("VmRSS")
+    begin, before = time.process_time(), mebibytes("VmRSS")
     try:
         load(path)
         error = ""
     except DataError as refusal:
         error = str(refusal)
-    return error, time.monotonic() - begin, mebibytes("VmHWM") - before
+    return error, time.process_time() - begin, mebibytes("VmHWM") - before
 
 results = [attempt(path) for path in sys.argv[1:]]
 npz.MAX_EXPANSION = 10**9  # the control: the last one again, unguarded

@@ -19,7 +19,6 @@ import pytest
 from rlzoo.core import workers as workers_module
 from rlzoo.core.seeding import TRAIN, episode_seed
 from rlzoo.core.types import EnvError, NonFiniteError
-from rlzoo.core.workers import LEAVE_SECONDS
 from rlzoo.envs import checks
 from rlzoo.envs import process as process_module
 from rlzoo.envs.episodes import EpisodeEnv
@@ -341,7 +340,7 @@ def pids(vector: ProcessVectorEnv) -> list[int]:
     return [int(worker.process.pid or 0) for worker in vector._crew.workers]
 
 
-def assert_gone(workers: list[int], seconds: float = 10.0) -> None:
+def assert_gone(workers: list[int], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, f"still there: {list(filter(alive, workers))}"
@@ -357,15 +356,17 @@ WORKER_FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "text"), WORKER_FAULTS)
-def test_a_failing_worker_is_named_and_none_is_left(fault: str, text: str) -> None:
+def test_a_failing_worker_is_named_and_none_is_left(
+    fault: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("core.workers", "envs.process"):  # who waits for a stuck worker waits for ever
+        monkeypatch.setattr(f"rlzoo.{module}.LEAVE_SECONDS", 10_000.0)
     vector = process(timeout_seconds=0.5 if fault == "hang" else 60.0, fault=fault)
     workers = pids(vector)
     assert all(map(alive, workers))
     play(vector, 4)
-    start = time.monotonic()
     with pytest.raises(EnvError, match=PLACE + text):
         play(vector, 1)
-    assert time.monotonic() - start < LEAVE_SECONDS  # nobody waits for a stuck worker to leave
     assert not any(map(alive, workers))
     with pytest.raises(EnvError, match="already closed"):
         play(vector, 1)
@@ -514,7 +515,7 @@ def test_workers_live_as_long_as_their_parent_whatever_happens(
             time.sleep(0.3)  # one worker is stuck in a step by now, if it is to be
             assert all(map(alive, workers))
             parent.kill()
-        parent.wait(timeout=20)
+        parent.wait(timeout=300)
         assert_gone(workers)
     finally:
         for pid in filter(alive, workers):  # if the test failed

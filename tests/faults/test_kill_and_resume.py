@@ -83,7 +83,7 @@ def check(folder: Path, algo: str, kills: int, env_steps: int) -> tuple[int, int
     words = [*WORDS[algo], *OFTEN, *SELDOM, f"total_env_steps={env_steps}"]
     straight = folder / "straight"
     command = Command(folder, *words, f"run_dir={straight}")
-    assert command.wait(180) == 0, command.output()
+    assert command.wait() == 0, command.output()
     run, done, inside = kill_until_finished(folder, words, kills)
     assert outcome(run) == outcome(straight)
     return done, inside
@@ -133,7 +133,7 @@ STOPS = [  # a metric of a phase, what hits the run within it, and how it ends
 def test_world_models_stopped_in_each_phase_equals_a_straight_run(tmp_path):
     straight, run = tmp_path / "straight", tmp_path / "run"
     command = Command(tmp_path, *WORLD, f"run_dir={straight}")
-    assert command.wait(120) == 0, command.output()
+    assert command.wait() == 0, command.output()
     command = Command(tmp_path, *WORLD, f"run_dir={run}")
     for mark, number, code in STOPS:
         seen = sum(mark in row for row in metrics(run))
@@ -141,5 +141,5 @@ def test_world_models_stopped_in_each_phase_equals_a_straight_run(tmp_path):
         command.send(number)
         assert command.wait() == code
         command = Command(tmp_path, f"resume={run}")
-    assert command.wait(120) == 0, command.output()
+    assert command.wait() == 0, command.output()
     assert outcome(run) == outcome(straight)

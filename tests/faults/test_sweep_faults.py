@@ -95,7 +95,7 @@ def test_ctrl_c_ends_the_jobs_and_leaves_them_resumable(folder, hasty):
         command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     root = folder / "outputs" / "sweeps" / "long"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while sum(bool(metrics(root / name)) for name in "01") < 2:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_the_jobs_and_leaves_them_resumable(folder, hasty):
     if hasty:
         time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
     time.sleep(0.1 if hasty else 0)
@@ -130,7 +130,7 @@ def test_jobs_stop_with_their_sweep_and_its_next_start_waits_for_them(folder):
     command = [sys.executable, "-m", "rlzoo", "-m", "--jobs", "2", "--name", "long", *words]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
     root = folder / "outputs" / "sweeps" / "long"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while sum(bool(metrics(root / name)) for name in "01") < 2:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)

@@ -431,7 +431,7 @@ def test_the_program_with_v_m_and_c_alone_runs(tmp_path: Path) -> None:
     pictures_store(tmp_path / "outputs" / "collect" / "frames", (60, 60), action_size=3)
     (tmp_path / "program.py").write_text(program)
     ran = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert ran.returncode == 0, ran.stderr
     assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == ["0", "1", "2"]

@@ -69,7 +69,7 @@ def processes(make: Any, workers: int = 2, timeout_seconds: float = 60) -> Proce
 
 def run(executor: module.Executor, shares: list[Any]) -> list[Any]:
     executor.start(shares)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while (results := executor.poll()) is None:
         assert time.monotonic() < deadline
     return results
@@ -159,7 +159,7 @@ run(processes(partial(large, bytes(10**6))), [0])
 def test_workers_that_die_at_once_do_not_hang_their_parent(tmp_path):
     script = tmp_path / "script.py"  # each worker imports it, too, and may not begin others then
     script.write_text(UNGUARDED.format(folder=str(Path(__file__).parent)))
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert "died (exit code 1), 3 times in a row" in ended.stderr
 
@@ -197,8 +197,8 @@ def test_no_busy_worker_outlives_its_parent(end, tmp_path):
     if "sleep" in end:
         assert all(map(is_alive, pids))
         parent.kill()
-    parent.wait(30)
-    deadline = time.monotonic() + 10
+    parent.wait(300)
+    deadline = time.monotonic() + 120
     while any(map(is_alive, pids)):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.05)

@@ -248,5 +248,5 @@ def test_a_window_plays_at_the_speed_of_life(id: str) -> None:
     start = time.perf_counter()
     for _ in range(10):
         env.step(np.zeros(3, np.float32))
-    assert 10 * 0.0165 <= time.perf_counter() - start < 3
+    assert time.perf_counter() - start >= 10 * 0.0165
     env.close()

@@ -70,7 +70,7 @@ print(RunDir.claim(Path(sys.argv[1]), "dqn", "cartpole", 0).path)
     ]
     os.write(release, b"\n" * 8)
     os.close(release)
-    paths = {job.communicate(timeout=60)[0].strip() for job in jobs}
+    paths = {job.communicate(timeout=300)[0].strip() for job in jobs}
     os.close(go)
     assert len(paths) == 8 and all(Path(path, "status.json").exists() for path in paths)
 
