@@ -79,8 +79,9 @@ def _algorithm(state: State) -> State:
             state.setdefault("counters", state["generator"]["counters"])
         if "cloning" in state:
             state["cloning"] = _algorithm(state["cloning"])
-        if "absorbing_value" in state:
-            state["absorbing"] = {"value": state.pop("absorbing_value")}
+        if "absorbing_value" in state:  # nothing replaces it: a rollout finds out
+            del state["absorbing_value"]
+            state["absorbing"] = {}
     if "rollouts" in state and "returns" in state:  # gail_as_printed
         return_, last_return = state.pop("returns")
         rollouts = state.pop("rollouts")

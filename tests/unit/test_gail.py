@@ -19,13 +19,17 @@ from rlzoo.algos.gail.gail import GAIL, DiscriminatorConfig, GAILConfig
 from rlzoo.algos.gail.transitions import Transitions
 from rlzoo.algos.ppo import PPOConfig
 from rlzoo.algos.trpo import TRPOConfig
-from rlzoo.core.algorithm import Algorithm, Network, Setup
+from rlzoo.core.algorithm import Algorithm, Network, Reactive, Setup
 from rlzoo.core.types import DataError, NonFiniteError, UsageError
 from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode
+from rlzoo.demonstrations.recording import record
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.make import EnvConfig
+from rlzoo.envs.recorded import RecordedVectorEnv
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.nets.mlp import NetworkConfig, vector_encoder
+from rlzoo.run.build import build, close
 from rlzoo.run.config import compose, plain, with_overrides
 
 torch.set_num_threads(1)
@@ -80,7 +84,7 @@ def make(config: GAILConfig, path: Path, *, steps: int = 10_000, env: Any = Corr
         config = replace(config, demonstrations=demonstrations(path / "expert.npz"))
     envs = [EpisodeEnv(env, run_seed=0, purpose="train", env_index=i) for i in range(4)]
     setup = Setup(
-        env=SyncVectorEnv(envs),
+        env=RecordedVectorEnv(SyncVectorEnv(envs)),
         seed=0,
         total_env_steps=steps,
         network=Network(NetworkConfig(hidden=(16,), activation="tanh"), vector_encoder),
@@ -151,46 +155,58 @@ def test_the_reward_is_high_for_what_the_expert_does(tmp_path):
     gail = make(GAILConfig(ppo=AGENT), tmp_path)
     metrics = [gail.step() for _ in range(6)][-1]
     assert metrics["discriminator/expert_reward"] > metrics["discriminator/agent_reward"]
-    obs_B, present = np.zeros((2, 1), np.float32), np.zeros(2, bool)
-    like_expert_and_not = Transitions(
-        obs_B, np.array([[1], [-1]], np.float32), obs_B, present, present
-    )
+    obs_B, action_B = np.zeros((2, 1), np.float32), np.array([[1], [-1]], np.float32)
+    like_expert_and_not = Transitions(obs_B, action_B, obs_B, np.zeros(2, bool))
     with torch.no_grad():
         logit_B = gail.discriminator.logit(gail.discriminator.rows(like_expert_and_not))
     assert logit_B[0] > logit_B[1]
 
 
-def test_the_last_step_before_a_terminal_state_is_paid_for_all_that_follows(tmp_path):
-    reward = {}
-    for absorbing in (True, False):
-        gail = make(GAILConfig(ppo=AGENT, absorbing=absorbing), tmp_path)
-        gail.generator.collect()
-        gail.generator.rollout.terminated_TN[7, 2] = True
-        agent = gail._agent_transitions()
-        rows = [gail.discriminator.rows(t) for t in (gail.expert, agent)]
-        assert len(rows[1]) == 64 + absorbing * int(gail.generator.rollout.terminated_TN.sum())
-        # A discriminator that pays every pair ln 2 and the absorbing state 2.
-        flag = gail.discriminator.features.num_pair - 1
-        logit = math.log(math.exp(2) - 1)
-        gail.discriminator.logit = lambda row_BX, c=logit, flag=flag: row_BX[:, flag] * c
-        gail._reward(*rows)
-        reward[absorbing] = gail.generator.rollout.reward_TN
-    assert reward[False] == pytest.approx(math.log(2))
-    terminated_TN = gail.generator.rollout.terminated_TN
-    # gamma times the value of being paid 2 for ever (200), as far as a first GAE can see it.
-    for_ever = 0.99 * 200 * (1 - 0.99 ** (1 / (1 - 0.99 * 0.95)))
-    assert reward[True][~terminated_TN] == pytest.approx(math.log(2))
-    assert reward[True][terminated_TN] == pytest.approx(math.log(2) + for_ever)
-
-
-def test_the_value_of_the_absorbing_state_converges(tmp_path):
+def test_what_the_absorbing_state_pays_is_taken_off_all_rewards(tmp_path):
+    """The expert ends 4 times in 22 steps; the agent twice in 64 steps, then 6 times."""
     gail = make(GAILConfig(ppo=AGENT), tmp_path)
-    values = []
-    for _ in range(100):
-        gail._value_absorbing(2.0)
-        values.append(gail.absorbing.value)
-    assert values == sorted(values)
-    assert values[-1] == pytest.approx(200)
+    assert len(gail.expert.obs_B) == 22
+    for ends in (2, 6):
+        gail._note_ends(np.arange(64) < ends)
+    agent_share = 0.9 * (2 / 66) + 0.1 * (6 / 70)
+    assert gail.absorbing.agent_share == pytest.approx(agent_share)
+    paid = math.log(1 + (4 / 26 + 1e-3) / (agent_share + 1e-3))  # softplus of the log ratio
+    gail.generator.collect()
+    rows = [gail.discriminator.rows(t) for t in (gail.expert, gail._agent_transitions())]
+    for logit, wanted in ((5.0, math.log(1 + math.exp(5)) - paid), (-5.0, 0.0)):
+        # An end pays no more than what the expert does.
+        gail.absorbing.agent_share = agent_share
+        gail.discriminator.logit = lambda row_BX, c=logit: torch.full((len(row_BX),), c)
+        gail._reward(*rows)
+        assert gail.generator.rollout.reward_TN == pytest.approx(wanted, abs=1e-5)
+
+
+def drifting_expert(file: Path) -> Path:
+    """Ten episodes of CartPole of 370 to 500 steps, most of which leave the track in the end."""
+
+    def act(obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
+        _, speed, angle, spin = obs_B.T
+        return (0.1 * (speed - 0.44) + angle + 0.3 * spin > 0).astype(np.int64)
+
+    env = EnvConfig(id="CartPole-v1", restore="replay")
+    recorded = record(Reactive(act), env, episodes=10, seed=0, source="here")
+    assert recorded.terminated.sum() == 7
+    file.write_bytes(encode(recorded, "imitation"))
+    return file
+
+
+def test_an_agent_learns_to_survive_from_an_expert_that_ends_now_and_then(tmp_path):
+    words = f"""algo=gail env=cartpole experiment=none env.num_envs=4 total_env_steps=8192 seed=1
+        algo.ppo.rollout_env_steps=1024 algo.demonstrations.path={drifting_expert(tmp_path / "e")}
+        algo.demonstrations.keep_every=1""".split()
+    gail = build(compose(words))
+    returns = []
+    while not gail.done():
+        gail.step()
+        returns.append(gail.env.gauges()["rollout/return_mean"])
+    assert min(returns) > 18  # random play has 22
+    assert returns[-1] > 35
+    close(gail)
 
 
 def test_the_agents_actions_are_seen_as_the_env_got_them(tmp_path):
@@ -211,16 +227,15 @@ def test_airl_logit_by_hand(tmp_path):
     discriminator.features.update(np.array([[-1], [1]], np.float32))
     scale = discriminator.features.statistics
     scale.mean[:], scale.variance[:] = 0, 1
-    obs_B = np.array([[1], [2], [0]], np.float32)
-    action_B = np.array([[0.5], [-1], [0]], np.float32)
-    next_obs_B = np.array([[1.5], [9], [0]], np.float32)
-    absorbing_B, terminated_B = np.array([False, False, True]), np.array([False, True, True])
-    rows = discriminator.rows(Transitions(obs_B, action_B, next_obs_B, absorbing_B, terminated_B))
-    log_prob_B = gail.generator.log_prob(obs_B[:2], action_B[:2])
+    obs_B = np.array([[1], [2]], np.float32)
+    action_B = np.array([[0.5], [-1]], np.float32)
+    next_obs_B = np.array([[1.5], [9]], np.float32)
+    terminated_B = np.array([False, True])
+    rows = discriminator.rows(Transitions(obs_B, action_B, next_obs_B, terminated_B))
+    log_prob_B = gail.generator.log_prob(obs_B, action_B)
     wanted = [
         5 + 0.5 * (1.5 + 3) - (1 + 3) - log_prob_B[0],
         -10 + 0 - (2 + 3) - log_prob_B[1],  # a terminal state has no potential
-        0.0,  # nor has the absorbing one, and its only action is certain
     ]
     assert discriminator.logit(rows).tolist() == pytest.approx(wanted, rel=1e-5)
 
@@ -341,7 +356,7 @@ def test_it_begins_as_a_clone_of_the_expert(tmp_path):
         first.step()
     assert np.abs(acted(first, obs_B) - 1).max() < 0.3
     assert first.generator.obs_normalizer.statistics.mean == pytest.approx(
-        first.expert.obs_B[~first.expert.absorbing_B].mean(), abs=0.5
+        first.expert.obs_B.mean(), abs=0.5
     )
     assert np.abs(acted(gail, obs_B) - 1).max() < 0.5  # and does not lose it at once
 

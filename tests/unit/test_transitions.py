@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlzoo.algos.gail.transitions import Features, of_demonstrations, of_rollout, with_absorbing
+from rlzoo.algos.gail.transitions import Features, of_demonstrations, of_rollout
 from rlzoo.core.types import Step
 from rlzoo.data.collector import Transition
 from rlzoo.data.rollouts import Rollout
@@ -31,35 +31,26 @@ def expert(*, final_obs: bool = True) -> Demonstrations:
 
 def test_next_observations_of_an_expert_are_the_true_ones():
     steps = np.arange(5)
-    transitions = of_demonstrations(expert(), steps, absorbing=False)
+    transitions = of_demonstrations(expert(), steps)
     assert transitions.obs_B.ravel().tolist() == [0, 1, 2, 10, 11]
     assert transitions.next_obs_B.ravel().tolist() == [1, 2, 3, 11, 12]
     assert transitions.action_B.tolist() == [5, 6, 7, 8, 9]
     assert transitions.terminated_B.tolist() == [False, False, True, False, False]
-    assert not transitions.absorbing_B.any()
 
 
 def test_a_step_whose_next_observation_nobody_knows_is_left_out():
-    transitions = of_demonstrations(expert(final_obs=False), np.arange(5), absorbing=False)
+    transitions = of_demonstrations(expert(final_obs=False), np.arange(5))
     assert transitions.obs_B.ravel().tolist() == [0, 1, 2, 10]  # terminated: nobody needs it
     assert transitions.next_obs_B.ravel().tolist()[:2] == [1, 2]
     assert transitions.terminated_B.tolist() == [False, False, True, False]
 
 
-def test_some_steps_of_an_expert_and_one_absorbing_transition_for_each_terminal_state():
-    transitions = of_demonstrations(expert(), np.array([2, 4]), absorbing=True)  # every=1
-    assert transitions.next_obs_B.ravel().tolist()[:2] == [3, 12]
-    assert transitions.absorbing_B.tolist() == [False, False, True]
-    assert transitions.terminated_B.tolist() == [True, False, True]
+def test_some_steps_of_an_expert():
+    transitions = of_demonstrations(expert(), np.array([2, 4]))
+    assert transitions.next_obs_B.ravel().tolist() == [3, 12]
+    assert transitions.terminated_B.tolist() == [True, False]
     assert transitions.obs_B.dtype == np.float32
     assert transitions.action_B.dtype == np.int64
-
-
-@pytest.mark.parametrize(("kept", "count"), [([0, 3], 0), ([1, 4], 1), ([2, 3], 0)])
-def test_of_every_so_many_steps_the_absorbing_one_is_kept_as_often(kept, count):
-    """Every second step: 0 (2) and 3, or 1 (3, which is the absorbing one) and 4, ..."""
-    transitions = of_demonstrations(expert(), np.array(kept), every=2, absorbing=True)
-    assert transitions.absorbing_B.tolist() == [False, False] + [True] * count
 
 
 def test_next_observations_of_a_rollout_are_the_true_ones():
@@ -81,9 +72,6 @@ def test_next_observations_of_a_rollout_are_the_true_ones():
     assert transitions.terminated_B.tolist() == [False, False, False, True, False, False]
     known = ~transitions.terminated_B
     assert transitions.next_obs_B.ravel()[known].tolist() == [1, 11, 6, 7, 21]
-    more = with_absorbing(transitions, 1)
-    assert [len(column) for column in more] == [7] * 5
-    assert more.absorbing_B.tolist() == [False] * 6 + [True]
 
 
 def test_features_are_standardised_with_the_statistics_of_what_was_seen():
@@ -91,32 +79,30 @@ def test_features_are_standardised_with_the_statistics_of_what_was_seen():
     features.update(np.array([[1], [3]], np.float32))  # mean 2, standard deviation 1
     obs_B = np.array([[4], [0], [99]], np.float32)
     action_B = np.array([[0.5, -0.5], [1, -1], [0.7, 0.7]], np.float32)
-    absorbing_B = np.array([False, False, True])
-    pair_BF = features.pair_rows(obs_B, action_B, absorbing_B)
+    terminal_B = np.array([False, False, True])
+    pair_BF = features.pair_rows(obs_B[:2], action_B[:2])
     assert pair_BF.dtype == np.float32
-    assert pair_BF == pytest.approx(
-        np.array([[0.5, -0.5, 2, 0], [1, -1, -2, 0], [0, 0, 0, 1]]), abs=1e-6
-    )
+    assert pair_BF == pytest.approx(np.array([[0.5, -0.5, 2, 0], [1, -1, -2, 0]]), abs=1e-6)
     assert features.num_pair == 4
-    assert features.obs_rows(obs_B, absorbing_B) == pytest.approx(pair_BF[:, 2:])
-    assert features.obs_rows(np.array([[500.0]]), np.array([False]))[0, 0] == 10  # clipped
+    assert features.obs_rows(obs_B, terminal_B)[:2] == pytest.approx(pair_BF[:, 2:])
+    assert features.obs_rows(np.array([[500.0]]))[0, 0] == 10  # clipped
     plain = Features(LINE, spaces.Discrete(2), normalize=False)
     plain.update(np.array([[1], [3]], np.float32))
-    assert plain.obs_rows(obs_B, absorbing_B).tolist() == [[4, 0], [0, 0], [0, 1]]
+    assert plain.obs_rows(obs_B, terminal_B).tolist() == [[4, 0], [0, 0], [0, 1]]
 
 
 def test_discrete_spaces_are_one_hot_codes():
     features = Features(spaces.Discrete(3), spaces.Discrete(2, start=-1))
     features.update(np.array([0, 1, 2]))
-    row_BF = features.pair_rows(np.array([2, 0]), np.array([-1, 0]), np.array([False, True]))
-    assert row_BF.tolist() == [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]
+    row_BF = features.pair_rows(np.array([2, 0]), np.array([-1, 0]))
+    assert row_BF.tolist() == [[1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0]]
 
 
 def test_features_are_saved_and_loaded():
     one, other = (Features(LINE, spaces.Discrete(2)) for _ in range(2))
     one.update(np.array([[1], [5]], np.float32))
     other.load(one.state())
-    obs_B, present = np.array([[4]], np.float32), np.array([False])
-    assert other.obs_rows(obs_B, present).tolist() == one.obs_rows(obs_B, present).tolist()
+    obs_B = np.array([[4]], np.float32)
+    assert other.obs_rows(obs_B).tolist() == one.obs_rows(obs_B).tolist()
     other.update(obs_B)
-    assert other.obs_rows(obs_B, present).tolist() != one.obs_rows(obs_B, present).tolist()
+    assert other.obs_rows(obs_B).tolist() != one.obs_rows(obs_B).tolist()

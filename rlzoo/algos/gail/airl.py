@@ -35,9 +35,9 @@ class AIRLConfig(GAILConfig):
 class ShapedDiscriminator:
     """The logit of D is a shaped reward less the log-probability of the action.
 
-    A row has the features of the pair, of the state and of the next one, and log pi(a|s). The
-    absorbing state, which the last two flag, has the potential 0, so that shaping changes no
-    optimal policy; its action has the probability 1.
+    A row has the features of the pair, of the state and of the next one, and log pi(a|s). A
+    terminal state, which is flagged, has the potential 0, so that shaping changes no optimal
+    policy.
     """
 
     def __init__(self, config: DiscriminatorConfig, env: Any, generator: OnPolicy) -> None:
@@ -55,15 +55,12 @@ class ShapedDiscriminator:
 
     def rows(self, transitions: Transitions) -> Tensor:
         """Transitions as the networks get them: float32 [B, X]."""
-        obs_B, action_B, next_obs_B, absorbing_B, terminated_B = transitions
-        log_prob_B1 = np.zeros((len(obs_B), 1), np.float32)
-        acting = ~absorbing_B
-        log_prob_B1[acting, 0] = self.generator.log_prob(obs_B[acting], action_B[acting])
+        obs_B, action_B, next_obs_B, terminated_B = transitions
         parts = (
-            self.features.pair_rows(obs_B, action_B, absorbing_B),
-            self.features.obs_rows(obs_B, absorbing_B),
+            self.features.pair_rows(obs_B, action_B),
+            self.features.obs_rows(obs_B),
             self.features.obs_rows(next_obs_B, terminated_B),
-            log_prob_B1,
+            self.generator.log_prob(obs_B, action_B)[:, None],
         )
         return torch.from_numpy(np.concatenate(parts, axis=1))
 

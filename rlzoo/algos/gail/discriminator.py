@@ -62,7 +62,7 @@ class Discriminator(Protocol):
 
 
 class PairDiscriminator:
-    """The logit of D is a network's output for observation, action and the absorbing flag."""
+    """The logit of D is a network's output for observation and action."""
 
     def __init__(self, config: DiscriminatorConfig, env: Any, generator: Any) -> None:
         self.features = Features(env.observation_space, env.action_space, config.normalize)
@@ -72,8 +72,8 @@ class PairDiscriminator:
 
     def rows(self, transitions: Transitions) -> Tensor:
         """Transitions as the network gets them: float32 [B, X]."""
-        obs_B, action_B, _, absorbing_B, _ = transitions
-        return torch.from_numpy(self.features.pair_rows(obs_B, action_B, absorbing_B))
+        obs_B, action_B, *_ = transitions
+        return torch.from_numpy(self.features.pair_rows(obs_B, action_B))
 
     def score(self, row_BX: Tensor) -> Tensor:
         """What the network says [B]; the gradient penalty is on this."""

@@ -8,6 +8,7 @@ logged and never learnt from. The agent can begin as a clone of the expert (a fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +33,6 @@ from rlzoo.algos.gail.transitions import (
     Transitions,
     of_demonstrations,
     of_rollout,
-    with_absorbing,
 )
 from rlzoo.algos.on_policy import OnPolicy
 from rlzoo.algos.ppo import PPO, PPOConfig
@@ -47,6 +47,7 @@ from rlzoo.demonstrations.files import DemonstrationsConfig, Unchanged
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.update import GradientStep, Named, averaged
 
+RARE = 1e-3  # added to shares of ends: rarer ones say nothing, as a rollout has too few of them
 GENERATORS: dict[str, type[OnPolicy]] = {"ppo": PPO, "trpo": TRPO}
 
 
@@ -62,7 +63,7 @@ class GAILConfig:
     )
     absorbing: bool = setting(
         True,
-        "terminal states go on into an absorbing one that the discriminator sees too, so that "
+        "terminal states go on into an absorbing one, which pays for ever as well, so that "
         "neither surviving nor ending is rewarded as such (Kostrikov et al. 2019)",
         fixed=True,
     )
@@ -100,7 +101,12 @@ class Recent(list[Tensor]):
 
 @dataclass
 class Absorbing(Record):
-    value: float = 0.0  # what the absorbing state is worth, as far as that has been learnt
+    agent_share: float | None = None  # how much of its time the agent came to that state, lately
+
+
+def share_of_ends(ends: int, steps: int) -> float:
+    """The share of an absorbing state that is seen once after each end."""
+    return ends / (steps + ends)
 
 
 CURVES = Curves(
@@ -181,9 +187,7 @@ class GAIL(Algorithm):
         assert self.setup.demonstrations is not None
         demonstrations, every = self.setup.demonstrations(), self.config.demonstrations.keep_every
         steps = demonstrations.kept_steps(every, numpy_generator(self.setup.seed, "kept steps"))
-        return of_demonstrations(
-            demonstrations, steps, every=every, absorbing=self.config.absorbing
-        )
+        return of_demonstrations(demonstrations, steps)
 
     # ---------------------------------------------------------------- a first phase
 
@@ -223,10 +227,10 @@ class GAIL(Algorithm):
                 self._hand_over(self.cloning)
             return metrics
         if not self.recent:
-            self.discriminator.features.update(self.expert.obs_B[~self.expert.absorbing_B])
+            self.discriminator.features.update(self.expert.obs_B)
         self.generator.collect()
         agent = self._agent_transitions()
-        self.discriminator.features.update(agent.obs_B[~agent.absorbing_B])
+        self.discriminator.features.update(agent.obs_B)
         expert_row_BX, agent_row_BX = map(self.discriminator.rows, (self.expert, agent))
         self.recent.append(agent_row_BX)
         del self.recent[: -self.config.discriminator.replay_rollouts]
@@ -240,10 +244,10 @@ class GAIL(Algorithm):
         # As the env gets them, like the expert's: clipped to the space.
         action_B = self.generator.distribution.to_env(drawn_TN.reshape(-1, *drawn_TN.shape[2:]))
         agent = of_rollout(rollout, self.env.obs_B, action_B)
-        ends = int(np.count_nonzero(agent.terminated_B))
+        ends, one_sided = agent.terminated_B.any(), self.config.reward in ("gail", "log_d")
         if self.config.absorbing:
-            return with_absorbing(agent, ends)
-        if ends and not self.has_warned and self.config.reward in ("gail", "log_d"):
+            self._note_ends(agent.terminated_B)
+        elif ends and one_sided and not self.has_warned:
             self.has_warned = True
             paid = "survive" if self.config.reward == "gail" else "end the episode"
             warn(
@@ -301,30 +305,38 @@ class GAIL(Algorithm):
         self.logits = {"expert": expert_logit_B.numpy(), "agent": agent_logit_B.numpy()}
         rollout, form = self.generator.rollout, self.config.reward
         reward_B = imitation_reward(agent_logit_B, form).numpy().astype(np.float64)
-        steps = rollout.reward_TN.size
-        rollout.reward_TN[:] = reward_B[:steps].reshape(rollout.reward_TN.shape)
-        if len(reward_B) > steps:
-            gamma = self.generator.config.gamma
-            self._value_absorbing(float(reward_B[-1]))
-            rollout.reward_TN[rollout.terminated_TN] += gamma * self.absorbing.value
+        expert_reward = float(imitation_reward(expert_logit_B, form).mean())
+        rollout.reward_TN[:] = reward_B.reshape(rollout.reward_TN.shape)
+        if self.config.absorbing:
+            rollout.reward_TN -= self._absorbing_reward(expert_reward)
         return {
-            "discriminator/agent_reward": float(reward_B[:steps].mean()),
-            "discriminator/expert_reward": imitation_reward(expert_logit_B, form).mean(),
+            "discriminator/agent_reward": float(reward_B.mean()),
+            "discriminator/expert_reward": expert_reward,
             "discriminator/agent_logit": agent_logit_B.mean(),
             "discriminator/expert_logit": expert_logit_B.mean(),
         }
 
-    def _value_absorbing(self, reward: float) -> None:
-        """Learn what it is worth to be paid `reward` for ever.
+    def _note_ends(self, terminated_B: np.ndarray) -> None:
+        """Keep how often the agent came to the absorbing state, over about ten rollouts."""
+        share = share_of_ends(int(terminated_B.sum()), len(terminated_B))
+        before = self.absorbing.agent_share
+        self.absorbing.agent_share = share if before is None else 0.9 * before + 0.1 * share
 
-        That is reward / (1 - gamma), but to say so at once would dwarf all values that the critic
-        is still learning: while everything pays ln 2, to end the episode would be worth 69. So this
-        value grows as theirs do, by as many steps a rollout as GAE looks ahead.
+    def _absorbing_reward(self, expert_reward: float) -> float:
+        """What a step in the absorbing state pays, which is then taken off all other rewards.
+
+        To be paid c for ever after the end is worth c / (1 - gamma). Taking c off every reward
+        instead leaves the same policies best, and no value has to catch up with another: at the
+        end there is nothing left. The absorbing state is one point, so D of it needs no learning:
+        its logit is the log ratio of how often the expert and the agent come there. It pays at
+        most what the expert's steps do: an expert that ends now and then is imitated, not its end.
         """
-        gamma, lam = self.generator.config.gamma, self.generator.config.gae_lambda
-        beyond = gamma ** (1 / max(1 - gamma * lam, 1e-3))
-        for_ever = reward / max(1 - gamma, 1e-3)
-        self.absorbing.value = (1 - beyond) * for_ever + beyond * self.absorbing.value
+        demonstrations = self.setup.demonstrations() if self.setup.demonstrations else None
+        assert demonstrations is not None and self.absorbing.agent_share is not None
+        ends, steps = int(np.sum(demonstrations.terminated)), len(demonstrations.obs)
+        ratio = (share_of_ends(ends, steps) + RARE) / (self.absorbing.agent_share + RARE)
+        logit_B = torch.tensor([math.log(ratio)])
+        return min(float(imitation_reward(logit_B, self.config.reward)[0]), expert_reward)
 
     # ---------------------------------------------------------------- for the loop
 

@@ -1,14 +1,11 @@
 """Transitions of an expert or an agent, as a discriminator sees them.
 
-Shape suffixes: B transitions, F features. An absorbing state (Kostrikov et al. 2019,
-"Discriminator-actor-critic") is what follows a terminal one for ever: with it, how an episode
-ended, and that it did, is part of what is imitated. Its observation and action are zeros, marked
-by a flag.
+Shape suffixes: B transitions, F features.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,24 +19,18 @@ from rlzoo.nets.mlp import vector_encoder
 
 
 class Transitions(NamedTuple):
-    obs_B: np.ndarray  # raw; anything where the state is absorbing
-    action_B: np.ndarray  # as the env gets it; anything where the state is absorbing
+    obs_B: np.ndarray  # raw
+    action_B: np.ndarray  # as the env gets it
     next_obs_B: np.ndarray  # raw; anything where the next state is terminal
-    absorbing_B: np.ndarray  # bool: the state is the absorbing one
-    terminated_B: np.ndarray  # bool: the next state is terminal (or absorbing)
+    terminated_B: np.ndarray  # bool: the next state is terminal
 
 
-def of_demonstrations(
-    demonstrations: Demonstrations, steps: np.ndarray, *, every: int = 1, absorbing: bool
-) -> Transitions:
-    """The given steps of an expert and, with `absorbing`, those of the absorbing state.
+def of_demonstrations(demonstrations: Demonstrations, steps: np.ndarray) -> Transitions:
+    """The given steps of an expert.
 
-    A terminated trajectory goes on into that state by one step, which is there if every so many-th
-    step was kept and it would have been the next: else so rare a step would be seen too often.
     Where a trajectory's last observation is not known, its last step is left out unless it
     terminated.
     """
-    kept = steps
     last = demonstrations.start[1:] - 1
     obs = demonstrations.obs
     terminated = np.zeros(len(obs), bool)
@@ -52,17 +43,7 @@ def of_demonstrations(
     if final_obs is not None:
         is_last = np.isin(steps, last)
         next_obs[is_last] = final_obs[np.searchsorted(last, steps[is_last])]
-    transitions = Transitions(
-        obs[steps],
-        demonstrations.action[steps],
-        next_obs,
-        np.zeros(len(steps), bool),
-        terminated[steps],
-    )
-    if not absorbing:
-        return transitions
-    ends = demonstrations.start[1:][demonstrations.terminated]
-    return with_absorbing(transitions, int(np.isin(ends, kept + every).sum()))
+    return Transitions(obs[steps], demonstrations.action[steps], next_obs, terminated[steps])
 
 
 def of_rollout(rollout: Rollout, obs_N: np.ndarray, env_action: np.ndarray) -> Transitions:
@@ -76,24 +57,7 @@ def of_rollout(rollout: Rollout, obs_N: np.ndarray, env_action: np.ndarray) -> T
         rollout.obs_TN.reshape(cells, *shape),
         env_action,
         next_obs_TN.reshape(cells, *shape),
-        np.zeros(cells, bool),
         rollout.terminated_TN.reshape(cells),
-    )
-
-
-def with_absorbing(transitions: Transitions, count: int) -> Transitions:
-    """The transitions and `count` more from the absorbing state to itself."""
-
-    def extended(array_B: np.ndarray, value: Any) -> np.ndarray:
-        more = np.full((count, *array_B.shape[1:]), value, array_B.dtype)
-        return np.concatenate([array_B, more])
-
-    return Transitions(
-        extended(transitions.obs_B, 0),
-        extended(transitions.action_B, 0),
-        extended(transitions.next_obs_B, 0),
-        extended(transitions.absorbing_B, True),
-        extended(transitions.terminated_B, True),
     )
 
 
@@ -120,21 +84,20 @@ class Features:
         if self.statistics is not None:
             self.statistics.update(obs_B.reshape(len(obs_B), -1))
 
-    def obs_rows(self, obs_B: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
-        """Rows [B, num_obs + 1]: the observation, and whether it is the absorbing state."""
-        row_BF = self.encode_obs(torch.from_numpy(obs_B[~absorbing_B])).numpy()
+    def obs_rows(self, obs_B: np.ndarray, terminal_B: np.ndarray | None = None) -> np.ndarray:
+        """Rows [B, num_obs + 1]: the observation, or zeros and a flag where it is terminal."""
+        row_BF = self.encode_obs(torch.from_numpy(obs_B)).numpy()
         if self.statistics is not None:
             scale = 1 / np.sqrt(self.statistics.variance + EPS)
             row_BF = ((row_BF - self.statistics.mean) * scale).clip(-CLIP, CLIP)
-        return _flagged(row_BF, absorbing_B)
+        flag_B1 = np.zeros((len(row_BF), 1), bool) if terminal_B is None else terminal_B[:, None]
+        row_BF = np.where(flag_B1, 0, row_BF)
+        return np.concatenate([row_BF, flag_B1], axis=1, dtype=np.float32)
 
-    def pair_rows(
-        self, obs_B: np.ndarray, action_B: np.ndarray, absorbing_B: np.ndarray
-    ) -> np.ndarray:
-        """Rows [B, num_pair]: action, observation, and whether it is the absorbing state."""
-        action_BA = self.encode_action(torch.from_numpy(action_B[~absorbing_B])).numpy()
-        action_BA = _flagged(action_BA, absorbing_B)[:, :-1]
-        return np.concatenate([action_BA, self.obs_rows(obs_B, absorbing_B)], axis=1)
+    def pair_rows(self, obs_B: np.ndarray, action_B: np.ndarray) -> np.ndarray:
+        """Rows [B, num_pair]: the action, and the observation (in which somebody acts)."""
+        action_BA = self.encode_action(torch.from_numpy(action_B)).numpy()
+        return np.concatenate([action_BA, self.obs_rows(obs_B)], axis=1)
 
     def state(self) -> State:
         return {} if self.statistics is None else self.statistics.state()
@@ -142,11 +105,3 @@ class Features:
     def load(self, state: State) -> None:
         if self.statistics is not None:
             self.statistics.load(state)
-
-
-def _flagged(row_BF: np.ndarray, absorbing_B: np.ndarray) -> np.ndarray:
-    """Rows of the states that are not absorbing, in their places among zeros, and the flag."""
-    flagged = np.zeros((len(absorbing_B), row_BF.shape[1] + 1), np.float32)
-    flagged[~absorbing_B, :-1] = row_BF
-    flagged[:, -1] = absorbing_B
-    return flagged
