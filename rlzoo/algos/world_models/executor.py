@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from rlzoo.core import workers as processes
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.core.workers import WorkerLost, end, end_with, portable
+from rlzoo.envs.packages import missing
 
 Worker = Callable[[Any], Generator[None, None, Any]]
 Kind = Literal["process", "ray"]
@@ -173,9 +174,7 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UsageError(
-            f"executor=ray: {error}; it needs the extra ray (in a clone: tools/setup.sh ray)"
-        ) from error
+        raise UsageError(f"algo.controller.executor=ray {missing(error)}") from error
     return ray
 
 
