@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlzoo.core.settings import nearest
 from rlzoo.core.types import UsageError
+from rlzoo.run.foreign import option_hint
 
 Reader = Callable[[str, str], Any]  # from an option's name and its text to its value
 
@@ -89,11 +89,10 @@ def parse(
     """The paths among the words, as many as one of `paths`, and the value of each option."""
     rest, given = taken(words, options)
     for word in rest:
-        name, equals, _ = word.partition("=")
-        if word.startswith("-") or (equals and not Path(word).exists()):
+        if word.startswith("-") or ("=" in word and not Path(word).exists()):
             known = ", ".join(f"{option}=" for option in options)
             raise UsageError(
-                f"{verb}: unknown option '{word}'.{nearest(name, options)} Known: {known}"
+                f"{verb}: unknown option '{word}'.{option_hint(word, options)} Known: {known}"
             )
     if len(rest) not in paths:
         raise UsageError(f"{verb}: got {len(rest)} paths, expected {what}")

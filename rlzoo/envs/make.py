@@ -103,7 +103,7 @@ def find_spec(id: str) -> EnvSpec:
             importlib.import_module(module)
         return gymnasium.spec(name)
     except ImportError as error:
-        raise UsageError(f"env.id={id} {missing(error)}") from error
+        raise UsageError(f"env.id: got '{id}', which {missing(error)}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = env_hint(name) or _nearest_id(name)

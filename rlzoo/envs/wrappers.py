@@ -27,13 +27,42 @@ class TupleToMultiDiscrete(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
 
 
 def with_array_observations(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """`env`, with Tuple and Dict observations flattened to one array; others as they are."""
+    """`env`, with Tuple and Dict observations flattened to one array; others as they are.
+
+    Bytes among them (images) are divided by their largest value, as a network does with an image
+    that comes alone: in one array with other numbers it could no longer tell them apart.
+    """
     space = env.observation_space
     if isinstance(space, spaces.Tuple) and all(isinstance(s, spaces.Discrete) for s in space):
         return TupleToMultiDiscrete(env)
     if isinstance(space, spaces.Tuple | spaces.Dict) and space.is_np_flattenable:
-        return gymnasium.wrappers.FlattenObservation(env)
+        scaled = gymnasium.wrappers.TransformObservation(
+            env, lambda obs: _scaled(obs, space), _scaled_space(space)
+        )
+        return gymnasium.wrappers.FlattenObservation(scaled)
     return env
+
+
+def _scaled_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: _scaled_space(part) for name, part in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_scaled_space(part) for part in space])
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        low, high = (_scaled(limit, space) for limit in (space.low, space.high))
+        return spaces.Box(low, high, dtype=np.float32)
+    return space
+
+
+def _scaled(value: Any, space: spaces.Space[Any]) -> Any:
+    """A value of a space, with bytes divided by the largest of their upper limits."""
+    if isinstance(space, spaces.Dict):
+        return {name: _scaled(value[name], part) for name, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_scaled(*pair) for pair in zip(value, space, strict=True))
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        return np.asarray(value, np.float32) / max(1, int(space.high.max()))
+    return value
 
 
 def with_time_feature(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

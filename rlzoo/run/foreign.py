@@ -39,7 +39,7 @@ SETTINGS = (
     ("torch_deterministic", "", "Runs are always deterministic"),
     # envs
     ("env_id gym_id env_name env.task task", "env.id", "or env=NAME; see rlzoo list env"),
-    ("n_envs num_env num_environments training_num num_workers", "env.num_envs", ""),
+    ("n_envs num_envs num_env num_environments training_num num_workers", "env.num_envs", ""),
     ("env_kwargs env_args env_config", "env.kwargs", ""),
     ("vec_env vec_env_cls parallel", "env.backend", "sync, process or envpool"),
     ("time_limit episode_length max_ep_len max_episode_length horizon env.max_steps",
@@ -210,12 +210,22 @@ VERBS = (
     ("eval test benchmark", "evaluate RUN"),
     ("enjoy watch view render visualize visualise show", "play RUN"),
     ("plot plot_train", "compare RUN"),
-    ("continue", "resume=latest"),
+    ("continue resume", "resume=latest"),
     ("learn fit run", "train"),
     ("record record_video", "play RUN file=film.gif"),
     ("optimize optimise tune hpo sweep", "-m algo.lr=1e-3,3e-4 seed=0,1,2"),
     ("algorithms algos envs presets", "list"),
     ("save push", "export RUN to=DIR"),
+)
+# Their options of a verb.
+OPTIONS = (
+    ("n_episodes num_episodes n_eval_episodes eval_episodes n_demos", "episodes"),
+    ("output out save_path video video_path video_folder filename", "file"),
+    ("load_best load_last best last weights load_checkpoint ckpt", "checkpoint"),
+    ("episode_id idx index", "episode"),
+    ("deterministic stochastic sample", "explore"),
+    ("overwrite", "force"),
+    ("output output_dir out", "to"),
 )
 # fmt: on
 
@@ -297,6 +307,16 @@ def value_hint(name: str, value: str) -> str:
     return ""
 
 
+def option_hint(word: str, options: Collection[str]) -> str:
+    """' ...' for a word that is no option of a verb, or ''."""
+    name = plain(word.partition("=")[0])
+    ours = [ours for theirs, ours in OPTIONS if name in theirs.split() and ours in options]
+    if name in options or ours:
+        return f" Did you mean '{[*ours, name][0]}='?"
+    remarks = [remark for settings, remark in meanings(name) if not settings]
+    return f" {remarks[0]}." if remarks else nearest(name, options)
+
+
 def word_hint(word: str, words: list[str], groups: dict[str, list[str]]) -> str:
     """' ...' for a word of the command line that is neither key=value nor a verb, or ''."""
     before = words[: words.index(word)]
@@ -308,7 +328,7 @@ def word_hint(word: str, words: list[str], groups: dict[str, list[str]]) -> str:
         return " Expected no spaces around '=', as in algo.lr=1e-3."
     if word.isdecimal() and before:
         return " Several values are a sweep: -m seed=0,1,2."
-    if word[:1] in "\u2013\u2014\u2212":
+    if word and word[0] in "\u2013\u2014\u2212":
         return f" It begins with a typographic dash, expected '-': {word.replace(word[0], '-')}."
     key, colon, value = word.partition(":")
     if colon and "." in key:

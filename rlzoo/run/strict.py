@@ -21,8 +21,7 @@ class UnknownSetting(UsageError):
     def __init__(self, key: str, siblings: Iterable[str], hint: str) -> None:
         self.key, self.siblings = key, sorted(siblings)
         super().__init__(
-            f"unknown setting {key!r}.{hint}"
-            + ("" if hint else f" Known here: {', '.join(self.siblings)}")
+            f"unknown setting {key!r}.{hint} Known here: {', '.join(self.siblings)}"
         )
 
 

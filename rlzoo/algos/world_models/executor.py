@@ -19,7 +19,6 @@ from typing import Any, Literal, Protocol
 from rlzoo.core import workers as processes
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.core.workers import WorkerLost, end, end_with, portable
-from rlzoo.envs.packages import missing
 
 Worker = Callable[[Any], Generator[None, None, Any]]
 Kind = Literal["process", "ray"]
@@ -174,6 +173,8 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError as error:
+        from rlzoo.envs.packages import missing
+
         raise UsageError(f"algo.controller.executor=ray {missing(error)}") from error
     return ray
 
