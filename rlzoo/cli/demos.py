@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rlzoo.cli.options import Option, env_words, flag, one_of, parse, text, whole
+from rlzoo.cli.options import Option, env_words, film, flag, one_of, parse, text, whole
 from rlzoo.cli.show import CHECKPOINT
 from rlzoo.core.algorithm import Policy, Reactive
 from rlzoo.core.messages import note
@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     },
     "show": {},
     "check": {},
-    "play": {"episode": Option(0, whole(0)), "file": Option("", text)},
+    "play": {"episode": Option(0, whole(0)), "file": Option("", film)},
     "convert": NEW_FILE,
 }
 Options = dict[str, Any]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlzoo.core.types import UsageError
+from rlzoo.envs.packages import needs
 from rlzoo.run.foreign import option_hint
 
 Reader = Callable[[str, str], Any]  # from an option's name and its text to its value
@@ -36,6 +38,16 @@ def whole(low: int) -> Reader:
         return int(given)
 
     return read
+
+
+def film(name: str, given: str) -> str:
+    """The name of a film, which it gets as it stands; without a suffix, that of its format."""
+    suffix = Path(given).suffix.lower()
+    if suffix not in ("", ".gif", ".mp4"):
+        raise UsageError(f"{name}: got '{given}', expected a name that ends in .gif or .mp4")
+    if suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
+        raise UsageError(f"{name}={given} {needs('video')}")
+    return given
 
 
 def above_zero(name: str, given: str) -> float:

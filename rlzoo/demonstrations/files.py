@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.core.messages import command
 from rlzoo.core.settings import setting
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations import formats
@@ -62,13 +63,13 @@ def chosen(config: DemonstrationsConfig) -> Demonstrations:
     if not config.path:
         raise UsageError(
             "algo.demonstrations.path: got nothing, expected a file; "
-            "make one with: rlzoo demos record RUN file=FILE"
+            f"make one with: {command('demos', 'record', 'RUN', 'file=FILE')}"
         )
     if not Path(config.path).exists():
-        recipe = config.recipe or "RUN"
+        recipe = (config.recipe or "RUN").split()
         raise UsageError(
             f"algo.demonstrations.path: no file '{config.path}'; "
-            f"make it with: rlzoo demos record {recipe} file={config.path}"
+            f"make it with: {command('demos', 'record', *recipe, f'file={config.path}')}"
         )
     demonstrations = load(config.path)
     wanted = config.trajectories or demonstrations.num_trajectories

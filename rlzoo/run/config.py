@@ -174,16 +174,16 @@ def _env_hint(option: str, known: Sequence[str]) -> str:
     if not re.search(r"-v\d+$", option):
         return nearest(option, known) + " Any gymnasium env: env=gym env.id=ID."
     name = option.rpartition("-v")[0]
-    same = [preset for preset in known if re.match(rf"(.*:)?{re.escape(name)}-v", _env_id(preset))]
+    same = [preset for preset in known if _env_id(preset).rpartition("-v")[0] == name]
     hint = f" Did you mean '{same[0]}'?" if same else ""
     return hint + (env_hint(option) or f" Any gymnasium env: env=gym env.id={option}.")
 
 
 def _env_id(preset: str) -> str:
-    """The id in the YAML file of an env."""
+    """The id in the YAML file of an env, without its module."""
     files = [root / "env" / f"{preset}.yaml" for root in _conf_dirs()]
     text = next((file.read_text() for file in files if file.is_file()), "")
-    return (re.findall(r"^id: (.*)$", text, re.MULTILINE) or [""])[0]
+    return (re.findall(r"^id: (?:.*:)?(.*)$", text, re.MULTILINE) or [""])[0]
 
 
 def _plugins_named_in(words: Sequence[str]) -> list[str]:
@@ -221,9 +221,8 @@ def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent)
     if preset in presets:
         note(f"using experiment={preset} (experiment=none turns it off)")
         return _compose([*overrides, *parse([f"experiment={preset}"])])
-    for name in presets:
-        if preset.startswith(f"{name}_"):
-            note(f"no preset for env={chosen['env']}; there is experiment={name}")
+    if "experiment" not in chosen and (other := _preset_of_the_same_env(overrides, preset)):
+        note(f"no preset for env={chosen.get('env', 'cartpole')}; there is experiment={other}")
     try:
         return _compose(overrides)
     except UsageError as error:
@@ -237,6 +236,20 @@ def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent)
         raise error from None
 
 
+def _preset_of_the_same_env(overrides: Sequence[Override], preset: str) -> str:
+    """A preset for the chosen algorithm and another name of the chosen env, or ''."""
+    given = {override.key: str(override.value) for override in overrides}
+    algo, env = given.get("algo", "dqn"), given.get("env", "cartpole")
+    same = [
+        name
+        for name in groups()["env"]
+        if env == "gym" and given.get("env.id", "").rpartition(":")[2] == _env_id(name)
+    ]
+    names = {f"{algo}_{name}" for name in same}
+    presets = groups().get("experiment", [])
+    return next((n for n in presets if n in names or preset.startswith(f"{n}_")), "")
+
+
 def _compose(overrides: Sequence[Override]) -> RunConfig:
     words = []
     for override in overrides:
@@ -245,6 +258,9 @@ def _compose(overrides: Sequence[Override]) -> RunConfig:
         elif override.value != "none":
             words.append(f"{override.key}={override.value}")
     values = _compose_with_hydra(words)
+    env = values["env"]
+    if env["name"] == "gym" and env.get("id") and "env.name" not in {o.key for o in overrides}:
+        env["name"] = str(env["id"]).rpartition(":")[2]  # what its runs are called
     _apply_where_known(values, explicit={override.key for override in overrides})
     return from_mapping(values)
 

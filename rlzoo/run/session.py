@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlzoo.core.messages import note
+from rlzoo.core.messages import command, note
 from rlzoo.core.types import UsageError
 from rlzoo.io import checkpoint
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
@@ -80,5 +80,5 @@ def _train(run: Run) -> str:
     note(f"run directory {run.directory.path}")
     status = run.train()
     if status == "stopped":
-        note(f"stopped; go on with: rlzoo resume={run.directory.path}")
+        note(f"stopped; go on with: {command(f'resume={run.directory.path}')}")
     return status

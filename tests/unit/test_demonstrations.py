@@ -269,7 +269,8 @@ def test_arrays_that_do_not_fit_each_other(changes, match):
 # The choice of an algorithm ----------------------------------------------------------------------
 
 
-def test_chosen_demonstrations(tmp_path):
+def test_chosen_demonstrations(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLZOO_COMMAND", "tools/rlzoo")
     path = tmp_path / "d.npz"
     path.write_bytes(encode(made([4, 1, 3]), "imitation"))
     config = DemonstrationsConfig(path=str(path))
@@ -286,7 +287,7 @@ def test_chosen_demonstrations(tmp_path):
         chosen(missing)
     assert str(caught.value) == (
         "algo.demonstrations.path: no file 'no/x.npz'; make it with: "
-        "rlzoo demos record expert=HopperBulletEnv-v0 episodes=25 file=no/x.npz"
+        "tools/rlzoo demos record expert=HopperBulletEnv-v0 episodes=25 file=no/x.npz"
     )
 
 
