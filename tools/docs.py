@@ -45,7 +45,7 @@ def generated() -> dict[str, list[str]]:
         "run": list(settings_table(RunConfig, "")),
         **{name: list(settings_table(cls, name)) for name, cls in settings.items()},
         "network": list(settings_table(shipped("network")["mlp"], "network")),
-        "replay": list(settings_table(shipped("replay")["uniform"], "replay")),
+        "replay": list(settings_table(shipped("replay")["prioritized"], "replay")),
         "presets": list(preset_table()),
     }
     for name, cls in shipped("algo").items():

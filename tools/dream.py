@@ -1,16 +1,20 @@
-"""Write docs/results/NAME.md and NAME.png from a sweep over the temperature of the dream.
+"""Draw a sweep over the temperature of the dream, and print its table.
 
-python tools/dream.py NAME SWEEP --target "what is expected" [--note TEXT]
+python tools/dream.py SWEEP FILE.png
+
+*Dream*: the mean of the search in dreams on other seeds, when it was last played there. *Game*: the
+same policy at the end, on test seeds, with a 95 % bootstrap interval over episodes.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from results import RESULTS, hardware, page_arguments, read, sweep_words
+from results import read, runs_of
 
 from rlzoo.run.config import load_yaml
 
@@ -28,56 +32,27 @@ class Row(NamedTuple):
     temperature: float
     dreamed: float  # return of the search's mean in dreams that it did not learn from
     real: dict[str, Any]  # returns of the test episodes in the env
-    generations: int
 
 
-def main() -> None:
-    arguments = page_arguments(__doc__, "sweep")
-    jobs = read(arguments.sweep / "sweep.json")
-    runs = [arguments.sweep / str(number) for number in range(len(jobs))]
-    rows = sorted(map(row_of, runs))
-    provenance = read(runs[0] / "provenance.json")
-    lines = [
-        f"# {arguments.name}",
-        "",
-        f"Expected: {arguments.target}",
-        "",
-        f"Command: `tools/rlzoo -m {sweep_words(jobs)} --name {arguments.name}`, "
-        f"commit `{provenance['git']['commit'][:10]}`.",
-        "",
-        hardware(provenance),
-        "",
-        "C never played in the env before its test. *Dream*: the mean of the search in dreams on "
-        "other seeds, when it was last played there. *Env*: the same policy at the end, on test "
-        "seeds, with a 95 % bootstrap interval over episodes.",
-        "",
-        "| temperature | dream | env | standard deviation | episodes | generations | published |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def main(sweep: str, file: str) -> None:
+    rows = sorted(map(row_of, runs_of(Path(sweep))[1]))
+    print("| temperature | dream | game | the paper: dream, game |\n| --- | --- | --- | --- |")
     for row in rows:
         low, high = row.real["ci95"]
-        published = PUBLISHED.get(row.temperature)
-        shown = f"{published[0]}, {published[1]}" if published else "-"
-        lines.append(
-            f"| {row.temperature:g} | {row.dreamed:.0f} | {row.real['mean']:.0f} ({low:.0f} to "
-            f"{high:.0f}) | {row.real['std']:.0f} | {row.real['n']} | {row.generations} | {shown} |"
-        )
-    if arguments.note:
-        lines += ["", arguments.note]
-    lines += ["", f"![Return by temperature]({arguments.name}.png)", ""]
-    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
-    draw(rows).savefig(RESULTS / f"{arguments.name}.png")
+        published = ", ".join(map(str, PUBLISHED.get(row.temperature, ["-"])))
+        game = f"{row.real['mean']:.0f} ({low:.0f} to {high:.0f})"
+        print(f"| {row.temperature:g} | {row.dreamed:.0f} | {game} | {published} |")
+    draw(rows).savefig(file)
 
 
 def row_of(run: Path) -> Row:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     name = "eval/heldout_return_mean"
     [*_, dreamed] = [line[name] for line in lines if name in line]
-    [*_, generations] = [line["train/generations"] for line in lines if "train/generations" in line]
     settings = load_yaml((run / "config.yaml").read_text(), str(run))
     temperature = settings["algo"]["controller"]["temperature"]
     real = read(run / "result.json")["test"]["last"]["return"]
-    return Row(temperature, dreamed, real, int(generations))
+    return Row(temperature, dreamed, real)
 
 
 def draw(rows: list[Row]) -> Figure:
@@ -99,4 +74,4 @@ def draw(rows: list[Row]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,16 +1,19 @@
-"""Write docs/results/NAME.md and NAME.png from a run of World Models: time by phase, the search.
+"""Draw a run of World Models, and print its time by phase.
 
-python tools/world_models.py NAME RUN --target "what is expected" [--note TEXT]
+python tools/world_models.py NAME RUN
+
+Writes docs/results/NAME.png (the search) and NAME_phases.png (what V, M and C learn).
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from results import RESULTS, hardware, page_arguments, read
+from results import RESULTS
 
 MARKS = {  # phase -> a metric that only it logs
     "controller": "train/generations",
@@ -57,48 +60,13 @@ def by_generation(rows: list[dict[str, float]], name: str) -> tuple[list[float],
     return generations, values
 
 
-def main() -> None:
-    arguments = page_arguments(__doc__, "run")
-    run: Path = arguments.run
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    result, provenance = read(run / "result.json"), read(run / "provenance.json")
+def main(name: str, run: str) -> None:
+    rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     searched = [row for row in rows if phase_of(row) == "controller"]
-    lines = [
-        f"# {arguments.name}",
-        "",
-        f"Expected: {arguments.target}",
-        "",
-        f"Command: `tools/rlzoo {' '.join(read(run / 'overrides.json'))}`, "
-        f"commit `{provenance['git']['commit'][:10]}`.",
-        "",
-        hardware(provenance),
-        "",
-        "| policy | test episodes | mean | 95 % interval | standard deviation | median |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for which, test in result["test"].items():
-        of = test["return"]
-        low, high = of["ci95"]
-        lines.append(
-            f"| {which} | {of['n']} | {of['mean']:.1f} | {low:.1f} to {high:.1f} | "
-            f"{of['std']:.1f} | {of['median']:.1f} |"
-        )
-    lines += ["", "| phase | minutes |", "| --- | --- |"]
-    times = seconds_by_phase(rows)
-    lines += [f"| {phase} | {seconds / 60:.1f} |" for phase, seconds in times.items()]
-    lines += [
-        f"| together | {sum(times.values()) / 60:.1f} |",
-        "",
-        f"{searched[-1]['train/generations']:.0f} generations, {searched[-1]['step']:,} on the "
-        "run's clock (env steps and minibatches).",
-    ]
-    if arguments.note:
-        lines += ["", arguments.note]
-    lines += ["", f"![Return by generation]({arguments.name}.png)", ""]
-    lines += [f"![What V, M and C learn]({arguments.name}_phases.png)", ""]
-    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines))
-    draw(rows, searched).savefig(RESULTS / f"{arguments.name}.png")
-    draw_phases(rows).savefig(RESULTS / f"{arguments.name}_phases.png")
+    for phase, seconds in seconds_by_phase(rows).items():
+        print(f"{phase}: {seconds / 60:.1f} minutes")
+    draw(rows, searched).savefig(RESULTS / f"{name}.png")
+    draw_phases(rows).savefig(RESULTS / f"{name}_phases.png")
 
 
 def draw(rows: list[dict[str, Any]], searched: list[dict[str, Any]]) -> Figure:
@@ -140,4 +108,4 @@ def draw_phases(rows: list[dict[str, float]]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -28,9 +28,9 @@ from rlzoo.core.types import Counters, DataError, Metrics, Record, UsageError
 from rlzoo.data.normalize import ObsNormalizer
 from rlzoo.demonstrations.files import DemonstrationsConfig, Unchanged
 from rlzoo.demonstrations.trajectories import Demonstrations
-from rlzoo.nets.acting import numpy_forward
-from rlzoo.nets.actor_critic import Categorical, make_distribution
+from rlzoo.nets.actor_critic import make_distribution
 from rlzoo.nets.adam import Adam
+from rlzoo.nets.distributions import Categorical
 from rlzoo.nets.policy import Policy
 from rlzoo.nets.update import GradientStep, Named, averaged
 
@@ -97,6 +97,8 @@ class BC(Algorithm):
     needs: ClassVar = ("network",)
 
     def __init__(self, config: BCConfig, setup: Setup) -> None:
+        from rlzoo.nets.acting import numpy_forward
+
         assert setup.network is not None
         self.config, self.setup = config, setup
         self.total_env_steps = setup.total_env_steps

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from rlzoo.algos.off_policy import OffPolicy, OffPolicyConfig, move_towards
 from rlzoo.core.algorithm import Histogram, Reactive, Report, Setup
 from rlzoo.core.seeding import torch_seed
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import between, setting
 from rlzoo.core.types import UsageError
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
-from rlzoo.nets.acting import Forward, numpy_forward
 from rlzoo.nets.adam import Adam
 from rlzoo.nets.mlp import MLP, NetworkConfig, vector_encoder
 from rlzoo.nets.update import GradientStep, Named
@@ -86,8 +85,10 @@ class QNetwork(nn.Module):
         advantage_BA = self.advantage(hidden_BF)
         return self.value(hidden_BF) + advantage_BA - advantage_BA.mean(dim=1, keepdim=True)
 
-    def numpy_forward(self) -> Forward:
+    def numpy_forward(self) -> Callable[[np.ndarray], np.ndarray]:
         """The same from numpy observations to numpy values, fast for small B (`nets/acting.py`)."""
+        from rlzoo.nets.acting import numpy_forward
+
         if not self.dueling:
             return numpy_forward(self.encoder, self.head)
         trunk = numpy_forward(self.encoder, self.trunk)
@@ -122,10 +123,7 @@ class DQN(OffPolicy):
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
         self.optimizer = Adam(self.q.parameters(), lr=config.lr, eps=config.adam_eps)
         self.update = GradientStep(
-            self.optimizer,
-            self.loss,
-            max_grad_norm=config.max_grad_norm,
-            compile=setup.compile,
+            self.optimizer, self.loss, max_grad_norm=config.max_grad_norm, compile=setup.compile
         )
         self.q_values = self.q.numpy_forward()  # follows the network's updates
         self.policy = Reactive(self.act)
@@ -142,19 +140,12 @@ class DQN(OffPolicy):
 
     # ---------------------------------------------------------------- learning
 
-    def loss(
-        self,
-        obs_B: Tensor,
-        action_B: Tensor,
-        return_B: Tensor,
-        discount_B: Tensor,
-        next_obs_B: Tensor,
-        weight_B: Tensor,
-    ) -> tuple[Tensor, Named]:
+    def loss(self, *batch: Tensor) -> tuple[Tensor, Named]:
         """The loss of a batch, its TD errors [B] and the mean action value.
 
         Mnih et al. 2015, equation 2; `discount_B` is gamma^n, and 0 where the episode terminated.
         """
+        obs_B, action_B, return_B, discount_B, next_obs_B, weight_B = batch
         with torch.no_grad():
             next_q_BA = self.target_q(next_obs_B)
             if self.config.double:
@@ -181,8 +172,8 @@ class DQN(OffPolicy):
         if clock < config.learning_starts_env_steps:
             return 1.0
         decay_env_steps = config.epsilon_fraction * self.total_env_steps
-        share = min(1.0, clock / decay_env_steps) if decay_env_steps else 1.0
-        return config.epsilon_start + share * (config.epsilon_final - config.epsilon_start)
+        share = clock / decay_env_steps if decay_env_steps else 1.0
+        return between(config.epsilon_start, config.epsilon_final, share)
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
         """Greedy actions, or epsilon-greedy ones with a draw for each env."""

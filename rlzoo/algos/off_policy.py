@@ -8,7 +8,6 @@ source of the tuned presets, Stable-Baselines3. Counting gradient steps is anoth
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +22,7 @@ from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.settings import setting
 from rlzoo.core.types import Counters, Metrics, UsageError, passed
 from rlzoo.data.collector import Collector
-from rlzoo.data.replay import Batch, ReplayMemory
+from rlzoo.data.replay import Batch, Replay
 from rlzoo.nets.update import Named, averaged
 
 BLOCK_ENV_STEPS = 64  # least work between two safe points: less would cost more than it does
@@ -56,7 +55,7 @@ class OffPolicy(Algorithm):
         self.config, self.setup, self.env = config, setup, setup.env
         self.total_env_steps = setup.total_env_steps
         self.counters = Counters()
-        self.replay: ReplayMemory = setup.make_replay(setup.env)
+        self.replay: Replay = setup.make_replay(setup.env)
         self.collector = Collector(setup.env)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.replay_rng = numpy_generator(setup.seed, "replay")
@@ -64,12 +63,11 @@ class OffPolicy(Algorithm):
         obs_bytes = max(1, setup.env.obs_B[0].nbytes)
         draw = 1 if self.replay.draws_change else MAX_DRAW_BYTES // obs_bytes
         self.minibatches_drawn_at_once = max(1, draw // config.batch_size)
-        self.learn_seconds = 0.0
         self.parts = {
             "explore_rng": self.explore_rng,
             "replay_rng": self.replay_rng,
             "replay": self.replay,
-            "collector": self.collector,
+            "collector": self.env,
         }
 
     @staticmethod
@@ -123,13 +121,14 @@ class OffPolicy(Algorithm):
         for _ in range(rounds):
             self._collect(islice(noise, steps))
             if self.counters.env_steps > config.learning_starts_env_steps:
-                updates += self._learn()
-        self.counters.episodes = self.collector.statistics.episodes
+                with self.collector.timed("learn"):
+                    updates += self._learn()
+        self.counters.episodes = self.env.episodes
         return averaged(updates, "train")
 
     def _collect(self, noise: Iterator[Any]) -> None:
         counters, num_envs = self.counters, self.env.num_envs
-        with self.collector.timed():
+        with self.collector.timed("collect"):
             for of_this_step in noise:
                 action_B = self.explore(self.env.obs_B, of_this_step)
                 self.replay.add(self.collector.step(action_B))
@@ -142,7 +141,6 @@ class OffPolicy(Algorithm):
 
     def _learn(self) -> list[Named]:
         """`gradient_steps` updates; what is worth knowing of each."""
-        start = time.perf_counter()
         updates: list[Named] = []
         while len(updates) < self.config.gradient_steps:
             batch = self._draw(self.config.gradient_steps - len(updates))
@@ -152,7 +150,6 @@ class OffPolicy(Algorithm):
                 if self.replay.draws_change:  # then a draw is one minibatch
                     self.replay.learnt(batch.index_B, td_error_B)
         self.counters.updates += len(updates)
-        self.learn_seconds += time.perf_counter() - start
         return updates
 
     def _draw(self, most: int) -> Batch:
@@ -178,14 +175,11 @@ class OffPolicy(Algorithm):
     # ---------------------------------------------------------------- for the loop
 
     def gauges(self) -> dict[str, float]:
-        gauges = {
+        return {
             "train/updates": float(self.counters.updates),
             "train/replay_transitions": float(len(self.replay)),
             **self.collector.gauges(),
-            "time/learn_seconds": self.learn_seconds,
         }
-        self.learn_seconds = 0.0
-        return gauges
 
 
 @torch.no_grad()

@@ -6,11 +6,10 @@ Collect a rollout; value all its observations in one call of the critic; estimat
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +17,16 @@ from gymnasium import spaces
 
 from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup
 from rlzoo.core.seeding import numpy_generator, torch_seed
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import Schedule, scheduled, setting
 from rlzoo.core.types import Counters, Metrics, UsageError
 from rlzoo.data.collector import Collector
 from rlzoo.data.normalize import ObsNormalizer, RewardScaler
 from rlzoo.data.rollouts import Rollout
 from rlzoo.losses.returns import generalized_advantages
-from rlzoo.nets.acting import Forward, numpy_forward
-from rlzoo.nets.actor_critic import ActorCritic, Categorical, make_distribution
+from rlzoo.nets.actor_critic import ActorCritic, make_distribution
 from rlzoo.nets.adam import Adam
+from rlzoo.nets.distributions import Categorical
 
-Schedule = Literal["constant", "linear"]
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
 
 
@@ -114,12 +112,11 @@ class OnPolicy(Algorithm):
         self.collector = Collector(env)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
         self.minibatch_rng = numpy_generator(setup.seed, "minibatches")
-        self.learn_seconds = 0.0
         self.parts: dict[str, Any] = {
             "network": self.network,
             "explore_rng": self.explore_rng,
             "minibatch_rng": self.minibatch_rng,
-            "collector": self.collector,
+            "collector": env,
         }
         self.obs_normalizer = self.reward_scaler = None
         if config.normalize_obs:
@@ -164,12 +161,14 @@ class OnPolicy(Algorithm):
     # ---------------------------------------------------------------- acting
 
     @cached_property
-    def policy_outputs(self) -> Forward:
+    def policy_outputs(self) -> Callable[[np.ndarray], np.ndarray]:
         """The policy in numpy, made at its first use: optimisers move the parameters before.
 
         Acting needs no value and no log-probability: the parameters do not change within a
         rollout, so both are computed at its end.
         """
+        from rlzoo.nets.acting import numpy_forward
+
         return numpy_forward(self.network.encoder, self.network.policy)
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:
@@ -202,21 +201,20 @@ class OnPolicy(Algorithm):
         """Fill `rollout` with the policy as it is. Until `learn`, its rewards may be replaced."""
         self.rollout.clear()
         steps, num_envs = self.rollout.num_steps, self.env.num_envs
-        with self.collector.timed():
+        with self.collector.timed("collect"):
             for noise_BA in self.distribution.draw(self.explore_rng, steps, num_envs):
                 output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
                 drawn_B = self.distribution.sample(output_BA, noise_BA)
                 transition = self.collector.step(self.distribution.to_env(drawn_B))
                 self.rollout.add(transition, drawn_B)
         self.counters.env_steps += steps * num_envs
-        self.counters.episodes = self.collector.statistics.episodes
+        self.counters.episodes = self.env.episodes
 
     def learn(self) -> Metrics:
         """Make the policy and the values better with what `collect` has put into `rollout`."""
-        start = time.perf_counter()
-        samples, explained_variance = self.prepared()
-        metrics = self.improve(samples)
-        self.learn_seconds += time.perf_counter() - start
+        with self.collector.timed("learn"):
+            samples, explained_variance = self.prepared()
+            metrics = self.improve(samples)
         return metrics | {"train/explained_variance": explained_variance}
 
     def improve(self, samples: Samples) -> Metrics:
@@ -225,10 +223,8 @@ class OnPolicy(Algorithm):
 
     def scheduled(self, first: float, schedule: Schedule) -> float:
         """A setting that falls to 0 over the run, or does not, for the rollout in hand."""
-        if schedule == "constant":
-            return first
         begun_at = self.counters.env_steps - self.rollout.reward_TN.size  # the rollout's first step
-        return first * max(0.0, 1 - begun_at / self.setup.total_env_steps)
+        return scheduled(first, schedule, begun_at / self.total_env_steps)
 
     def prepared(self) -> tuple[Samples, float]:
         """The rollout as columns, and how much of the returns the values explained.
@@ -291,9 +287,7 @@ class OnPolicy(Algorithm):
         gauges = {
             "train/updates": float(self.counters.updates),
             **self.collector.gauges(),
-            "time/learn_seconds": self.learn_seconds,
         }
-        self.learn_seconds = 0.0
         if not isinstance(self.distribution, Categorical):
             output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
             gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.algos.on_policy import OnPolicy, OnPolicyConfig, Samples
 from rlzoo.core.algorithm import Setup
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import Schedule, setting
 from rlzoo.core.types import Metrics
 from rlzoo.losses.policy_gradient import (
     clip_fraction,

@@ -17,9 +17,8 @@ from gymnasium import spaces
 
 from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup, ValueMap
 from rlzoo.core.seeding import numpy_generator
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import between, setting
 from rlzoo.core.types import Counters, DataError, Metrics, NonFiniteError, UsageError
-from rlzoo.data.collector import EpisodeStatistics
 
 BLOCK_ENV_STEPS = 128  # work between two safe points; random numbers are drawn for a block at once
 MAX_TABLE_ENTRIES = 50_000_000
@@ -144,7 +143,9 @@ class TableLearner(Algorithm):
         self.counters = Counters()
         self.total_env_steps = setup.total_env_steps
         self.env = setup.env
-        self.members = setup.env.members  # type: ignore[attr-defined]  # in-process envs
+        recorded: Any = setup.env
+        self.members = recorded.env.members  # in this process, stepped one by one
+        self.statistics = recorded.statistics
         self.num_states, self.encode = state_encoder(setup.env.observation_space, config)
         self.num_actions = int(setup.env.action_space.n)
         self.first_action = int(setup.env.action_space.start)
@@ -153,7 +154,6 @@ class TableLearner(Algorithm):
         self.tables = Numbers(first_values.tolist())
         self.visits = Numbers(np.zeros(shape, np.int64).tolist())
         self.rng = numpy_generator(setup.seed, "tabular")
-        self.statistics = EpisodeStatistics(setup.env.num_envs)
         self.next_actions = Actions([None] * setup.env.num_envs)
         self.policy = Reactive(self.act)
         self.parts = {
@@ -162,7 +162,7 @@ class TableLearner(Algorithm):
             "next_actions": self.next_actions,
             "rng": self.rng,
             "statistics": self.statistics,
-            "env": self.env,
+            "env": recorded.env,
         }
 
     @staticmethod
@@ -187,8 +187,8 @@ class TableLearner(Algorithm):
     def epsilon(self) -> float:
         config = self.config
         decay_env_steps = config.epsilon_fraction * self.total_env_steps
-        share = min(1.0, self.counters.env_steps / decay_env_steps) if decay_env_steps else 1.0
-        return config.epsilon_start + share * (config.epsilon_final - config.epsilon_start)
+        share = self.counters.env_steps / decay_env_steps if decay_env_steps else 1.0
+        return between(config.epsilon_start, config.epsilon_final, share)
 
     def choose(self, state: int, epsilon: float, draws: Any) -> int:
         """Epsilon-greedy, ties broken at random. `draws` yields uniform numbers."""
@@ -261,7 +261,6 @@ class TableLearner(Algorithm):
         return {
             "train/epsilon": self.epsilon(),
             "train/q_max_mean": float(np.mean(best)),
-            **self.statistics.gauges(),
         }
 
     def act(self, obs_B: np.ndarray, *, explore: bool) -> np.ndarray:

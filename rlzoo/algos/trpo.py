@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples, Schedule
+from rlzoo.algos.on_policy import VALUED_AT_ONCE, OnPolicy, OnPolicyConfig, Samples
 from rlzoo.core.algorithm import Setup
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import Schedule, setting
 from rlzoo.core.types import Metrics, NonFiniteError
 from rlzoo.losses.policy_gradient import normalized_advantages, value_loss
 from rlzoo.losses.trust_region import (

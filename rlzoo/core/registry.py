@@ -53,7 +53,7 @@ _ENTRIES: dict[str, dict[str, Entry]] = {
     "replay": {
         "uniform": Entry("rlzoo.data.replay:Replay", "rlzoo.data.replay:ReplayConfig"),
         "prioritized": Entry(
-            "rlzoo.data.prioritized:PrioritizedReplay", "rlzoo.data.replay:ReplayConfig"
+            "rlzoo.data.prioritized:PrioritizedReplay", "rlzoo.data.prioritized:PrioritizedConfig"
         ),
     },
 }

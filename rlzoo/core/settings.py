@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
+
+Schedule = Literal["constant", "linear"]
 
 
 def setting(
@@ -50,3 +52,14 @@ def plain(settings: Any) -> Any:
     if isinstance(settings, Mapping):
         return {key: plain(value) for key, value in settings.items()}
     return settings
+
+
+def between(first: float, last: float, share: float) -> float:
+    """From `first` to `last` in a straight line as `share` goes from 0 to 1, and no further."""
+    share = min(1.0, share)
+    return (1 - share) * first + share * last
+
+
+def scheduled(first: float, schedule: Schedule, share: float) -> float:
+    """`first`, or (linear) what is left of it when a share of the run is over: 0 at its end."""
+    return first if schedule == "constant" else between(first, 0.0, share)

@@ -127,9 +127,13 @@ class VectorEnv(Protocol):
     action_space: Any  # of one env
     obs_B: np.ndarray  # what to act on now (a new array after each step); after an episode's
     # end this is the first observation of the next one
-    resume_exact: bool  # False once an episode had to be restarted by `load`
 
+    @property
+    def resume_exact(self) -> bool: ...  # False once `load` had to restart an episode
+    @property
+    def episodes(self) -> int: ...  # finished so far
     def step(self, action_B: np.ndarray) -> Step: ...
+    def gauges(self) -> dict[str, float]: ...  # of its episodes, for a log line
     def state(self) -> State: ...
     def load(self, state: State) -> None: ...
     def close(self) -> None: ...

@@ -1,15 +1,31 @@
-"""Proportional prioritised replay (Schaul et al. 2016, section 3.3) over `Replay`."""
+"""Proportional prioritised replay (Schaul et al. 2016, section 3.3) on top of `Replay`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from rlzoo.core.settings import setting
 from rlzoo.core.types import DataError, NonFiniteError, State
 from rlzoo.data.collector import Transition
 from rlzoo.data.replay import Batch, Replay, ReplayConfig
+
+
+@dataclass(frozen=True)
+class PrioritizedConfig(ReplayConfig):
+    name: str = "prioritized"
+    alpha: float = setting(
+        0.6, "prioritized: exponent of |TD error|, 0 is uniform (Schaul et al. 2016)", low=0, high=1
+    )
+    beta0: float = setting(
+        0.4, "prioritized: first importance exponent, ends at 1 (Schaul et al. 2016)", low=0, high=1
+    )
+    eps: float = setting(
+        1e-6, "prioritized: added to |TD error| so that nothing is starved (ibid.)", above=0
+    )
 
 
 class SumTree:
@@ -63,7 +79,7 @@ class SumTree:
             self._node[first:end] = children[::2] + children[1::2]
 
 
-class PrioritizedReplay:
+class PrioritizedReplay(Replay):
     """Draws transitions in proportion to (|TD error| + eps)^alpha; new ones have the top priority.
 
     The importance weights (N P(i))^-beta are divided by the largest of the batch.
@@ -71,27 +87,17 @@ class PrioritizedReplay:
 
     draws_change = True
 
-    def __init__(self, storage: Replay, *, alpha: float, beta0: float, eps: float) -> None:
-        self.storage = storage
+    def __init__(self, *shape: Any, alpha: float, beta0: float, eps: float, **sizes: Any) -> None:
+        """The arguments of `Replay`, and the exponents."""
+        super().__init__(*shape, **sizes)
         self.alpha, self.beta0, self.eps = alpha, beta0, eps
-        self._tree = SumTree(storage.num_rows * storage.num_envs)
+        self._tree = SumTree(self.num_rows * self.num_envs)
         self._top_priority = 1.0
         self._new_rows = 0  # added, and not yet in the tree
 
-    @classmethod
-    def build(
-        cls, config: ReplayConfig, obs_space: Any, action_space: Any, num_envs: int
-    ) -> PrioritizedReplay:
-        """What `replay=prioritized` names; raises UsageError if the spaces do not fit."""
-        storage = Replay.build(config, obs_space, action_space, num_envs)
-        return cls(storage, alpha=config.alpha, beta0=config.beta0, eps=config.eps)
-
-    def __len__(self) -> int:
-        return len(self.storage)
-
     def add(self, transition: Transition) -> None:
         """As `Replay.add`; the priorities are set when the next batch is drawn."""
-        self.storage.add(transition)
+        super().add(transition)
         self._new_rows += 1
 
     def sample(
@@ -114,7 +120,7 @@ class PrioritizedReplay:
         beta = self.beta0 + (1 - self.beta0) * progress
         weight_B = (priority_B.min() / priority_B) ** beta
         weights = torch.from_numpy(weight_B.astype(np.float32))
-        return self.storage.gather(cell_B, weights, gamma=gamma, n_step=n_step)
+        return self.gather(cell_B, weights, gamma=gamma, n_step=n_step)
 
     def learnt(self, index_B: np.ndarray, td_error_B: np.ndarray | torch.Tensor) -> None:
         """Give the transitions of a batch the priorities of their new TD errors.
@@ -129,34 +135,42 @@ class PrioritizedReplay:
             raise NonFiniteError("replay: got a TD error that is not finite as a priority")
         self._insert_new()
         self._top_priority = max(self._top_priority, top_priority)
-        held_B = self.storage.holds(index_B)
+        held_B = self.holds(index_B)
         self._tree.update(index_B[held_B], priority_B[held_B])
 
     def _insert_new(self) -> None:
-        storage, count = self.storage, min(self._new_rows, self.storage.steps)
+        count = min(self._new_rows, self.steps)
         if not count:
             return
-        first = storage.head - count
-        self._tree.update(storage.cells(first, count), self._top_priority)
-        if storage.steps == storage.max_steps:
-            gone = storage.cells(storage.head, storage.num_rows - storage.steps)
+        self._tree.update(self.cells(self.head - count, count), self._top_priority)
+        if self.steps == self.max_steps:
+            gone = self.cells(self.head, self.num_rows - self.steps)
             self._tree.update(gone, 0.0)
         self._new_rows = 0
+
+    def cells(self, first_row: int, num_rows: int) -> np.ndarray:
+        """All cells of consecutive rows, the ring closed."""
+        first = first_row * self.num_envs
+        return np.arange(first, first + num_rows * self.num_envs) % self._slot.size
+
+    def holds(self, cell_B: np.ndarray) -> np.ndarray:
+        """Whether these cells hold a transition that can be sampled."""
+        return (cell_B // self.num_envs - self.oldest) % self.num_rows < self.steps
 
     def state(self) -> State:
         """As `Replay.state`, with the priorities; the arrays are views."""
         self._insert_new()
         return {
-            "storage": self.storage.state(),
-            "priority": self._tree.leaf[: self.storage.filled_rows * self.storage.num_envs],
+            "storage": super().state(),
+            "priority": self._tree.leaf[: self.filled_rows * self.num_envs],
             "top_priority": self._top_priority,
         }
 
     def load(self, state: State) -> None:
         """Continue exactly where `state` was taken; raises DataError if it does not fit."""
-        self.storage.load(state["storage"])
+        super().load(state["storage"])
         priority = np.asarray(state["priority"])
-        expected = (self.storage.filled_rows * self.storage.num_envs,)
+        expected = (self.filled_rows * self.num_envs,)
         if priority.shape != expected or priority.dtype != np.float64:
             raise DataError(
                 f"replay state: priority is {priority.dtype}{list(priority.shape)}, "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,15 +32,6 @@ class ReplayConfig:
         low=0,
         high=64,
     )
-    alpha: float = setting(
-        0.6, "prioritized: exponent of |TD error|, 0 is uniform (Schaul et al. 2016)", low=0, high=1
-    )
-    beta0: float = setting(
-        0.4, "prioritized: first importance exponent, ends at 1 (Schaul et al. 2016)", low=0, high=1
-    )
-    eps: float = setting(
-        1e-6, "prioritized: added to |TD error| so that nothing is starved (ibid.)", above=0
-    )
 
 
 class Batch(NamedTuple):
@@ -55,42 +46,14 @@ class Batch(NamedTuple):
     weight_B: torch.Tensor  # float32 importance weights
 
 
-class ReplayMemory(Protocol):
-    """What an off-policy algorithm stores its transitions in, and draws them from."""
-
-    draws_change: bool  # with each update: then only a minibatch is drawn at a time
-
-    def __len__(self) -> int:
-        """Transitions held."""
-
-    def add(self, transition: Transition) -> None: ...
-
-    def sample(
-        self,
-        batch_size: int,
-        rng: np.random.Generator,
-        *,
-        gamma: float,
-        n_step: int = 1,
-        progress: float = 0.0,
-    ) -> Batch:
-        """Draw transitions of up to `n_step` steps; `progress` of the run goes from 0 to 1."""
-
-    def learnt(self, index_B: np.ndarray, td_error_B: torch.Tensor) -> None:
-        """Hear of the TD errors of a batch that was drawn."""
-
-    def state(self) -> State: ...
-    def load(self, state: State) -> None: ...
-
-
 class Replay:
     """The newest `capacity // num_envs` steps of every env, sampled uniformly.
 
     Observations and actions keep the dtypes of their spaces. Raises UsageError for spaces, sizes
-    or arrays that it cannot store.
+    or arrays that it cannot store. Other ways to draw transitions subclass it.
     """
 
-    draws_change = False
+    draws_change = False  # with each update: then only a minibatch is drawn at a time
 
     def __init__(
         self,
@@ -132,9 +95,9 @@ class Replay:
     def build(
         cls, config: ReplayConfig, obs_space: Any, action_space: Any, num_envs: int
     ) -> Replay:
-        """What `replay=uniform` names; raises UsageError if the spaces do not fit."""
-        capacity, frame_stack = config.capacity, config.frame_stack
-        return cls(obs_space, action_space, num_envs, capacity=capacity, frame_stack=frame_stack)
+        """What `replay=` names; raises UsageError if the spaces do not fit."""
+        sizes = {key: value for key, value in vars(config).items() if key != "name"}
+        return cls(obs_space, action_space, num_envs, **sizes)
 
     def _allocate(self) -> None:
         cells = (self.num_rows, self.num_envs)
@@ -154,12 +117,6 @@ class Replay:
 
     def __len__(self) -> int:
         return self.steps * self.num_envs
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved (memory is taken as rows are written)."""
-        arrays = (self._obs, self._action, self._reward, self._terminated, self._truncated)
-        return sum(a.nbytes for a in (*arrays, self._slot, self._age, self._final_obs))
 
     # ---------------------------------------------------------------- writing
 
@@ -341,15 +298,6 @@ class Replay:
         """Rows that were ever written, from row 0 on."""
         return self.num_rows if self._wrapped else self.head + 1
 
-    def cells(self, first_row: int, num_rows: int) -> np.ndarray:
-        """All cells of consecutive rows, the ring closed."""
-        first = first_row * self.num_envs
-        return np.arange(first, first + num_rows * self.num_envs) % self._slot.size
-
-    def holds(self, cell_B: np.ndarray) -> np.ndarray:
-        """Whether these cells hold a transition that can be sampled."""
-        return (cell_B // self.num_envs - self.oldest) % self.num_rows < self.steps
-
     # ---------------------------------------------------------------- state
 
     def state(self) -> State:
@@ -386,14 +334,8 @@ class Replay:
         _restore(self._final_obs[1:], state["final_obs"], "final_obs")
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "obs": self._obs,
-            "action": self._action,
-            "reward": self._reward,
-            "terminated": self._terminated,
-            "truncated": self._truncated,
-            "age": self._age,
-        }
+        names = ("obs", "action", "reward", "terminated", "truncated", "age")
+        return {name: vars(self)[f"_{name}"] for name in names}
 
 
 def _array_type(space: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -16,13 +16,14 @@ from gymnasium.envs.registration import EnvSpec
 from rlzoo.core.messages import cause
 from rlzoo.core.seeding import TRAIN
 from rlzoo.core.settings import nearest, setting
-from rlzoo.core.types import EnvError, RlzooError, UsageError, VectorEnv
+from rlzoo.core.types import EnvError, RlzooError, UsageError
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.packages import env_hint, missing
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.process_batch import ProcessEpisodes
+from rlzoo.envs.recorded import RecordedVectorEnv
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.envs.wrappers import with_array_observations, with_time_feature
@@ -148,9 +149,15 @@ def make_env(
 
 def make_vector(
     config: EnvConfig, *, run_seed: int, purpose: str = TRAIN, num_envs: int | None = None
-) -> VectorEnv:
+) -> RecordedVectorEnv:
     """`num_envs` envs (default: as configured) with the configured backend."""
     num_envs = num_envs or config.num_envs
+    return RecordedVectorEnv(_make_backend(config, run_seed, purpose, num_envs))
+
+
+def _make_backend(
+    config: EnvConfig, run_seed: int, purpose: str, num_envs: int
+) -> SyncVectorEnv | ProcessVectorEnv | EnvPoolVectorEnv:
     if config.backend == "envpool":
         return _make_envpool(config, run_seed, purpose, num_envs)
     make = partial(make_env, config, spec=find_spec(config.id))

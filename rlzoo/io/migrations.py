@@ -43,11 +43,14 @@ def settings(saved: Mapping[str, Any]) -> dict[str, Any]:
         else:
             if last in node:
                 node[new.rpartition(".")[2]] = node.pop(last)
-    env, algo = values.get("env"), values.get("algo")
+    env, algo, replay = values.get("env"), values.get("algo"), values.get("replay")
     if isinstance(env, dict) and isinstance(env.get("id"), str):
         values["env"] = {**env, "id": env_id(env["id"])}
     if isinstance(algo, dict) and algo.get("name") == "bc" and "updates" not in algo:
         values["algo"] = {**algo, "updates": values.get("total_env_steps")}
+    if isinstance(replay, dict) and replay.get("name") == "uniform":  # had prioritized's as well
+        foreign = ("alpha", "beta0", "eps")
+        values["replay"] = {key: value for key, value in replay.items() if key not in foreign}
     return values
 
 

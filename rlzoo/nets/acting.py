@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlzoo.nets.mlp import Flatten, OneHot, OutputsAndFeatures
+from rlzoo.nets.gsde import OutputsAndFeatures
+from rlzoo.nets.mlp import Flatten, OneHot
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -24,10 +25,13 @@ def numpy_forward(*modules: nn.Module) -> Forward:
     It sees in-place changes of the parameters (optimiser steps, `load_module`) at once, and
     parameters that are replaced (`module.to`) not at all.
     """
-    mirrors = [_mirror(module) for module in modules]
+    network = nn.Sequential(*modules)
+    tensors = (*network.parameters(), *network.buffers())  # a one-hot encoder has a buffer alone
+    device = tensors[0].device if tensors else torch.device("cpu")
+    mirrors = [_mirror(module) for module in modules if device.type == "cpu"]
     known = [mirror for mirror in mirrors if mirror is not None]
     if len(known) < len(modules):
-        return _by_torch(nn.Sequential(*modules))
+        return _by_torch(network, device)
 
     def forward(x_B: np.ndarray) -> np.ndarray:
         for mirror in known:
@@ -37,9 +41,7 @@ def numpy_forward(*modules: nn.Module) -> Forward:
     return forward
 
 
-def _by_torch(network: nn.Module) -> Forward:
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-
+def _by_torch(network: nn.Module, device: torch.device) -> Forward:
     def forward(x_B: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return network(torch.from_numpy(x_B).to(device)).cpu().numpy()
@@ -48,9 +50,7 @@ def _by_torch(network: nn.Module) -> Forward:
 
 
 def _mirror(module: nn.Module) -> Forward | None:
-    """A module in numpy; None for one that is not known here."""
-    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        return None
+    """A module on the CPU in numpy; None for one that is not known here."""
     if type(module) is Flatten:
         return _flatten(module)
     if type(module) is OneHot:

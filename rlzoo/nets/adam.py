@@ -73,8 +73,3 @@ class Adam:
         self.mean.copy_(torch.as_tensor(state["mean"]))
         self.square.copy_(torch.as_tensor(state["square"]))
         self.clock.fill_(state["updates"])
-
-
-def falling(lr: float, final_lr: float | None, share_done: float) -> float:
-    """A learning rate that falls linearly to `final_lr`, when a share in 0..1 of all is done."""
-    return lr if final_lr is None else lr + (final_lr - lr) * share_done

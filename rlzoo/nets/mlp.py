@@ -54,22 +54,6 @@ class MLP(nn.Sequential):
         super().__init__(*(layers if activate_last else layers[:-1]))
 
 
-class OutputsAndFeatures(nn.Module):
-    """An MLP that hands out what its last layer gets beside what it gives: [B, outputs + F].
-
-    No gradient flows back through these features.
-    """
-
-    def __init__(self, sizes: Sequence[int], activation: Activation = "relu") -> None:
-        super().__init__()
-        self.trunk = MLP(sizes[:-1], activation, activate_last=True)
-        self.last = MLP(sizes[-2:])
-
-    def forward(self, x_BF: Tensor) -> Tensor:
-        features_BF = self.trunk(x_BF)
-        return torch.cat([self.last(features_BF), features_BF.detach()], dim=1)
-
-
 class Flatten(nn.Module):
     """Arrays [B, ...] of any number type to float32 [B, F], times a scale."""
 

@@ -5,11 +5,16 @@ Shape suffixes: B batch, A outputs of the policy (choices, or dimensions of an a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlzoo.nets.actor_critic import Distribution, MakeEncoder
+from rlzoo.nets.actor_critic import MakeEncoder
 from rlzoo.nets.mlp import MLP, NetworkConfig, vector_encoder
+
+if TYPE_CHECKING:
+    from rlzoo.nets.actor_critic import Distribution
 
 
 class Policy(nn.Module):

@@ -148,7 +148,7 @@ class Loop:
 
     def _log(self, algorithm: Algorithm, hooks: Hooks) -> None:
         counters = algorithm.counters
-        metrics = check_finite(self.window.take() | algorithm.gauges())
+        metrics = check_finite(self.window.take() | algorithm.env.gauges() | algorithm.gauges())
         hooks.log(counters.clock, metrics | self.stopwatch.metrics(counters))
 
     def state(self) -> State:

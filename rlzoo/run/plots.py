@@ -171,7 +171,9 @@ def learning_curves(
 
 def metric_panels(panels: Mapping[str, Mapping[str, Curve | None]]) -> np.ndarray:
     """Metrics of one run (title -> name -> curve), a panel for each title, as pixels (H, W, 3)."""
-    figure = Figure(figsize=(5 * len(panels), 3.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(5 * len(panels), 3.8), dpi=100)
+    # Fixed margins: matplotlib would take longer to find them than to draw.
+    figure.subplots_adjust(left=0.2 / len(panels), right=0.98, bottom=0.15, top=0.9, wspace=0.25)
     for axes, (name, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):

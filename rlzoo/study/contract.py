@@ -28,6 +28,7 @@ from rlzoo.run.evaluate import never
 from rlzoo.run.library import compose
 from rlzoo.run.run import Run
 
+NEVER = 10**9  # more polls than a run has
 SMALL = ("experiment=none", "debug=tiny", "logger=jsonl", "logger.videos=false")
 
 
@@ -52,18 +53,18 @@ def check(config: RunConfig) -> None:
     _check_acting(config)
     with TemporaryDirectory(prefix="rlzoo-") as folder:
         root = Path(folder)
-        straight = outcome(begin(config, root / "straight")[0])
+        polled = StopAt(NEVER)
+        straight = outcome(begin(config, root / "straight", polled)[0])
         if outcome(begin(config, root / "again")[0]) != straight:
             raise ContractError("the same seed: got two different runs, expected equal ones")
         other = begin(replace(config, seed=config.seed + 1), root / "other")[0]
         if outcome(other)[0] == straight[0]:
             raise ContractError("another seed: got the same run, expected another one")
-        for share in (0.1, 0.45, 0.8):  # in training, and in evaluations too
-            if stopped_and_resumed(config, root / str(share), share) != straight:
-                raise ContractError(
-                    f"stopped at {share:.0%} and resumed: got another run than a straight one; is "
-                    "everything that `step` changes in `parts`?"
-                )
+        if stopped_and_resumed(config, root / "stopped", polled.asked) != straight:
+            raise ContractError(
+                "stopped and resumed: got another run than a straight one; is everything that "
+                "`step` changes in `parts`?"
+            )
 
 
 def _check_acting(config: RunConfig) -> None:
@@ -99,7 +100,10 @@ def greedy(algorithm: Algorithm, obs_B: np.ndarray, *, explore: bool = False) ->
 
 
 class StopAt:
-    """Asks a run to stop at its n-th poll, wherever that is (training or evaluation)."""
+    """Asks a run to stop at its n-th poll, wherever that is (training or evaluation).
+
+    With NEVER it counts the polls of a run.
+    """
 
     def __init__(self, polls: int) -> None:
         self.polls, self.left = polls, polls
@@ -121,17 +125,16 @@ def begin(config: RunConfig, path: Path, stop: Callable[[], bool] = never) -> tu
     return run, run.train()
 
 
-def stopped_and_resumed(config: RunConfig, path: Path, share: float) -> tuple[Any, ...]:
-    """The outcome of a run that is stopped twice, the first time after a share of its polls."""
-    counted = StopAt(10**9)
-    begin(config, path.with_name(f"{path.name}-counted"), counted)
-    run, status = begin(config, path, StopAt(max(2, int(share * counted.asked))))
-    stops = 0
-    while status == "stopped":
-        stops += 1
-        run = Run(config, run.directory, never if stops > 1 else StopAt(int(0.3 * counted.asked)))
+def stopped_and_resumed(config: RunConfig, path: Path, polls: int) -> tuple[Any, ...]:
+    """The outcome of a run that is stopped three times, and resumed each time.
+
+    `polls` is what a straight run has. The stops are in training, and in evaluations too.
+    """
+    run, status = begin(config, path, StopAt(max(2, polls // 10)))
+    for stop in (StopAt(max(2, polls // 3)), StopAt(max(2, polls // 3)), never):
+        assert status == "stopped", "it was not stopped"
+        run = Run(config, run.directory, stop)
         status = run.train()
-    assert stops, "it was never stopped"
     return outcome(run)
 
 

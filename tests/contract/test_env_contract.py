@@ -143,7 +143,7 @@ def collected(
             records.extend(record(obs_B[i], *(array[i] for array in step)) for i in range(NUM_ENVS))
     finally:
         collector.env.close()
-    return records, [tuple(episode) for episode in collector.statistics.recent]
+    return records, [tuple(episode) for episode in collector.env.statistics.recent]
 
 
 def random_actions(config: EnvConfig) -> list[np.ndarray]:

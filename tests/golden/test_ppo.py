@@ -260,7 +260,7 @@ def test_the_critic_finds_the_value_of_an_endless_task():
 def test_the_env_gets_clipped_actions_and_the_update_those_that_were_drawn():
     ppo = make(CONTINUOUS, num_envs=1)
     action = collected(ppo)[1].numpy()
-    [member] = ppo.env.members
+    [member] = ppo.env.env.members
     taken = np.array(member.env.unwrapped.taken)
     low, high = ppo.env.action_space.low, ppo.env.action_space.high
     np.testing.assert_array_equal(taken, action.clip(low, high))

@@ -22,6 +22,7 @@ from rlzoo.algos.tabular import (
 from rlzoo.core.algorithm import Setup
 from rlzoo.core.types import NonFiniteError, UsageError
 from rlzoo.envs.make import EnvConfig, make_vector
+from rlzoo.envs.recorded import RecordedVectorEnv
 
 
 class ScriptedEnv:
@@ -45,13 +46,14 @@ class ScriptedVector:
 
     def __init__(self, env: ScriptedEnv) -> None:
         self.members = [env]
+        self.obs_B = np.zeros(1, np.int64)
 
 
 def learner(
     kind: type[TableLearner], config: Any, script: list[tuple[int, float, bool, bool]]
 ) -> TableLearner:
-    env = ScriptedVector(ScriptedEnv(0, script))
-    made = kind(config, Setup(env, 0, len(script)))  # type: ignore[arg-type]
+    env = RecordedVectorEnv(ScriptedVector(ScriptedEnv(0, script)))
+    made = kind(config, Setup(env, 0, len(script)))
     made.tables = [[[1.0, 0.0], [2.0, 5.0], [0.0, 3.0], [7.0, 0.0]] for _ in made.tables]
     return made
 
@@ -196,5 +198,5 @@ def test_cliff_q_learning_walks_the_edge_and_sarsa_keeps_away():
     ]
     assert greedy[0] == -13
     assert -25 <= greedy[1] < -13
-    online = [made.gauges()["rollout/return_mean"] for made in (q, sarsa)]
+    online = [made.env.gauges()["rollout/return_mean"] for made in (q, sarsa)]
     assert online[1] > online[0] + 10, "while exploring, the safer path pays"

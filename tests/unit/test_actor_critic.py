@@ -15,13 +15,9 @@ from rlzoo.core import registry
 from rlzoo.core.seeding import torch_seed
 from rlzoo.core.types import UsageError
 from rlzoo.nets.acting import numpy_forward
-from rlzoo.nets.actor_critic import (
-    ActorCritic,
-    Categorical,
-    DiagonalGaussian,
-    StateDependentGaussian,
-    make_distribution,
-)
+from rlzoo.nets.actor_critic import ActorCritic, make_distribution
+from rlzoo.nets.distributions import Categorical, DiagonalGaussian
+from rlzoo.nets.gsde import StateDependentGaussian
 from rlzoo.nets.mlp import NetworkConfig
 
 VECTOR = spaces.Box(-1, 1, (4,))

@@ -24,7 +24,8 @@ from rlzoo.demonstrations.files import encode
 from rlzoo.demonstrations.recording import record
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.make import EnvConfig
-from rlzoo.nets.actor_critic import ActorCritic, DiagonalGaussian
+from rlzoo.nets.actor_critic import ActorCritic
+from rlzoo.nets.distributions import DiagonalGaussian
 from rlzoo.nets.mlp import NetworkConfig
 from rlzoo.nets.policy import Policy
 from rlzoo.run import config as configuration

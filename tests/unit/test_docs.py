@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from experts import with_demonstrations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_layers import FLOORS, PACKAGE, cost, lines
@@ -26,6 +27,7 @@ from rlzoo.core.types import UsageError
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
 from rlzoo.run.run import Run
+from rlzoo.run.statistics import iqm
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -47,8 +49,8 @@ ALGORITHMS = {
 # --- tables of settings -------------------------------------------------------------------------
 
 
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_generator", ROOT / "tools" / "docs.py")
+def tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,9 +59,9 @@ def generator() -> Any:
 
 def test_the_tables_of_settings_are_up_to_date() -> None:
     page = (DOCS / "configuration.md").read_text()
-    tool = generator()
-    assert tool.updated(page) == page, "run tools/docs.py"
-    assert {name for _, name, _ in tool.BLOCK.findall(page)} == set(tool.generated())
+    docs = tool("docs")
+    assert docs.updated(page) == page, "run tools/docs.py"
+    assert {name for _, name, _ in docs.BLOCK.findall(page)} == set(docs.generated())
 
 
 @pytest.mark.parametrize("old", ["| `algo.lr` | `0.0001` |", "number >= 0 and <= 1", "discount"])
@@ -67,7 +69,114 @@ def test_a_table_that_is_out_of_date_is_found(old: str) -> None:
     page = (DOCS / "configuration.md").read_text()
     planted = page.replace(old, "something else", 1)
     assert planted != page
-    assert generator().updated(planted) == page
+    assert tool("docs").updated(planted) == page
+
+
+# --- results ------------------------------------------------------------------------------------
+
+results = tool("results")
+RESULTS = {
+    kind: yaml.safe_load((DOCS / "results" / f"{kind}.yaml").read_text())
+    for kind in ("pages", "measured")
+}
+WRITTEN_BY_HAND = {"README", "gpu", "speed", "world_models_notes"}
+KEYS = {"title", "command", "extra", "short", "env_steps", "main", "setting"}
+KEYS |= {"published", "settings", "picture", "note"}
+
+
+def test_pages_and_tables_of_results_are_those_of_the_data() -> None:
+    outdated = [file.name for file, text in results.rendered().items() if file.read_text() != text]
+    assert outdated == [], "run tools/results.py"
+    there = {file.stem for file in (DOCS / "results").glob("*.md")}
+    assert there - WRITTEN_BY_HAND == set(RESULTS["pages"]) == set(RESULTS["measured"])
+
+
+def test_what_is_said_of_a_page_is_used() -> None:
+    for about in RESULTS["pages"].values():
+        assert set(about) <= KEYS
+        assert all(set(of) <= {"value", "what", "source", "where"} for of in about["published"])
+
+
+def test_a_page_of_results_fits_on_a_screen() -> None:
+    pages = [file for file in results.rendered() if file.stem in RESULTS["pages"]]
+    assert [page.name for page in pages if len(page.read_text().splitlines()) > 35] == []
+
+
+def test_values_over_seeds_are_the_iqm_of_the_runs() -> None:
+    """Both are rounded to four digits, so they may differ in the last one."""
+    for name, measured in RESULTS["measured"].items():
+        for group in measured["groups"]:
+            assert [len(of["runs"]) for of in group["returns"].values()] == [
+                len(group["seeds"])
+            ] * len(group["returns"]), name
+            for of in group["returns"].values():
+                if of["value"] is not None:
+                    assert of["value"] == pytest.approx(iqm(of["runs"]), rel=2e-3), name
+                    assert of["interval"][0] <= of["value"] <= of["interval"][1], name
+
+
+def test_a_table_that_differs_from_the_data_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "README.md"
+    before = (ROOT / "README.md").read_text()
+    file.write_text(before.replace("| 364 (52 to 500) |", "| 464 (52 to 500) |"))
+    assert file.read_text() != before
+    # Links are relative to the file.
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "docs" / "results")
+    assert results.with_tables(file, *RESULTS.values()) == before
+
+
+def made_up_sweep(root: Path, last: dict[str, list[float]]) -> Path:
+    """The record of a sweep: each word a setting, each number the return of a seed."""
+    jobs = [["algo=bc", word, f"seed={seed}"] for word in last for seed in range(len(last[word]))]
+    for number, (mean, job) in enumerate(
+        zip((mean for means in last.values() for mean in means), jobs, strict=True)
+    ):
+        run = root / str(number)
+        run.mkdir(parents=True)
+        test = {"mean": mean, "std": 1.23456, "n": 50, "ci95": [mean - 1, mean + 1]}
+        result = {"test": {"last": {"return": test}}, "elapsed_seconds": 7.4}
+        (run / "result.json").write_text(json.dumps(result))
+        (run / "overrides.json").write_text(json.dumps(job))
+        (run / "metrics.jsonl").write_text('{"step": 1, "rollout/return_mean": 5.0}\n')
+        hardware = {"cpu": "CPU", "cores": 2}
+        versions = {"python": "3", "torch": "2", "gymnasium": "1"}
+        git = {"commit": "0123456789abcdef", "dirty": False}
+        provenance = {"hardware": hardware, "versions": versions, "git": git}
+        (run / "provenance.json").write_text(json.dumps(provenance))
+    (root / "sweep.json").write_text(json.dumps(jobs))
+    return root
+
+
+def test_a_sweep_is_measured_by_setting(tmp_path: Path) -> None:
+    sweep = made_up_sweep(tmp_path, {"algo.lr=1": [1.0, 2.0, 30.0, 4.0], "algo.lr=2": [5.55555]})
+    measured = results.measure(sweep)
+    assert measured["commit"] == "0123456789"
+    first, second = measured["groups"]
+    assert (first["setting"], first["seeds"], first["seconds"]) == (
+        "algo.lr=1",
+        [0, 1, 2, 3],
+        [7] * 4,
+    )
+    assert first["returns"]["last"]["value"] == 3.0  # without the lowest and the highest
+    assert first["returns"]["last"]["runs"] == [1.0, 2.0, 30.0, 4.0]
+    assert first["returns"]["training"]["runs"] == [5.0] * 4
+    assert "best" not in first["returns"]
+    assert second["returns"]["last"]["interval"] == [4.556, 6.556]  # over episodes
+    assert second["returns"]["last"]["stds"] == [1.235]
+    [single] = results.measure(tmp_path / "4")["groups"]
+    assert single["returns"] == second["returns"]
+    *_, last, training = results.table([single])
+    assert last == "| last | 5.556 | 4.556 to 6.556 | 1.235 | 50 |"
+    assert training == "| training, last 100 episodes | 5 | - | - | 50 |"
+
+
+def test_a_sweep_with_an_unfinished_run_is_not_measured(tmp_path: Path) -> None:
+    sweep = made_up_sweep(tmp_path, {"algo.lr=1": [1.0, 2.0]})
+    (sweep / "1" / "result.json").unlink()
+    with pytest.raises(SystemExit, match=f"not finished: {sweep}/1$"):
+        results.measure(sweep)
 
 
 # --- metrics ------------------------------------------------------------------------------------
@@ -189,8 +298,12 @@ def check_command(words: list[str]) -> None:
         raise UsageError(f"no such command: {words[0]}")
     places = "run_dir="
     overrides = [w for w in words if "=" in w and not w.startswith(places)]
+    seen: set[str] = set()
     for job in configuration.sweep_jobs(overrides) if words[0] == "-m" else [overrides]:
-        configuration.compose(job)
+        new = {word for word in job if not word.startswith("seed=")} - seen
+        if new or not seen:  # each word of a sweep once; seeds make no difference
+            configuration.compose(job)
+        seen |= new
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -263,6 +376,19 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert dead_links(page) == []
 
 
+def unshown_pictures() -> list[str]:
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", page.read_text())
+    }
+    return [str(file.name) for file in DOCS.rglob("*.png") if file.resolve() not in shown]
+
+
+def test_every_picture_is_shown_on_a_page() -> None:
+    assert unshown_pictures() == []
+
+
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A (b)\n[x](y.md) [a](#a-b) [c](#c) [p](page.md#a-b) [w](https://x.org)\n")
@@ -324,7 +450,7 @@ READING = {
     "GAIL": ("algos/gail/gail.py",),
     "World Models": ("algos/world_models/agent.py",),
 }
-COSTS = re.compile(r"(\d+) files, ([\d,]+) lines\. Full cost: (\d+) files, ([\d,]+) lines\.")
+COSTS = re.compile(r"(\d+) files?, ([\d,]+) lines\. Full cost: (\d+) files?, ([\d,]+) lines\.")
 
 
 def number(text: str) -> int:

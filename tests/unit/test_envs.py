@@ -409,7 +409,7 @@ class BlindEnv(gymnasium.Env):
 
 def test_logged_actions_do_not_follow_the_callers_array() -> None:
     vector = make_vector(EnvConfig(id="MountainCarContinuous-v0", restore="replay"), run_seed=0)
-    [member] = vector.members
+    [member] = vector.env.members
     action_B = np.array([[0.25]], np.float32)
     vector.step(action_B)
     member.step(action_B[0])

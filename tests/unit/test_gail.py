@@ -144,7 +144,9 @@ def test_the_agent_is_paid_for_what_the_discriminator_says_and_not_by_the_env(tm
     }
     assert reward_TN.ravel() == pytest.approx(wanted[form], abs=1e-5)
     assert np.unique(reward_TN).size > 10
-    assert gail.gauges()["rollout/return_mean"] > 4  # the true return, 1 a step, is what is logged
+    assert (
+        gail.env.gauges()["rollout/return_mean"] > 4
+    )  # the true return, 1 a step, is what is logged
 
 
 def test_the_reward_is_high_for_what_the_expert_does(tmp_path):

@@ -82,6 +82,15 @@ def test_numpy_forward_of_a_cnn_runs_torch() -> None:
     np.testing.assert_array_equal(q.numpy_forward()(obs_B), torch_values(q, obs_B))
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("space", SPACES)
+def test_numpy_forward_of_a_network_elsewhere_runs_torch_there(space: str, dueling: bool) -> None:
+    q = network(SPACES[space], hidden=(16,), dueling=dueling).to("meta")
+    forward = q.numpy_forward()  # reads no tensor of the other device
+    with pytest.raises(NotImplementedError, match="meta tensor; no data"):  # of the result alone
+        forward(observations(SPACES[space], 2))
+
+
 def test_one_hot_codes() -> None:
     encoder = network(SPACES["multi-discrete"]).encoder
     codes = encoder(torch.tensor([[0, -1, 5], [1, 1, 8]]))

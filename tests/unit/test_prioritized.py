@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rlzoo.core.types import DataError, NonFiniteError, Step
 from rlzoo.data.collector import Transition
-from rlzoo.data.prioritized import PrioritizedReplay, SumTree
+from rlzoo.data.prioritized import PrioritizedConfig, PrioritizedReplay, SumTree
 from rlzoo.data.replay import Replay, ReplayConfig
 from rlzoo.run.strict import read
 
@@ -22,13 +22,14 @@ ALPHA, BETA0, EPS = 0.6, 0.4, 1e-3
 
 
 def memory(capacity: int = 8, num_envs: int = 1) -> PrioritizedReplay:
-    storage = Replay(spaces.Discrete(10**6), spaces.Discrete(2), num_envs, capacity=capacity)
-    return PrioritizedReplay(storage, alpha=ALPHA, beta0=BETA0, eps=EPS)
+    space, actions = spaces.Discrete(10**6), spaces.Discrete(2)
+    sizes, exponents = {"capacity": capacity}, {"alpha": ALPHA, "beta0": BETA0, "eps": EPS}
+    return PrioritizedReplay(space, actions, num_envs, **sizes, **exponents)
 
 
 def fill(replay: PrioritizedReplay, *times: int) -> None:
     """Add one transition per env and time; the observation is the time."""
-    num_envs = replay.storage.num_envs
+    num_envs = replay.num_envs
     for time in times:
         obs_B = np.full(num_envs, time)
         false_B = np.zeros(num_envs, bool)
@@ -40,7 +41,7 @@ def priorities(replay: PrioritizedReplay) -> dict[int, float]:
     """Observation -> priority of all that can be drawn (one env)."""
     replay._insert_new()
     cells = np.flatnonzero(replay._tree.leaf)
-    return dict(zip(replay.storage._obs[cells, 0].tolist(), replay._tree.leaf[cells], strict=True))
+    return dict(zip(replay._obs[cells, 0].tolist(), replay._tree.leaf[cells], strict=True))
 
 
 # -------------------------------------------------------------------- sum tree
@@ -137,7 +138,7 @@ def test_exactly_what_is_held_can_be_drawn(num_envs: int, steps: int, adds: list
         fill(replay, *range(time, time + count))
         time += count
         replay._insert_new()
-        held = np.sort(replay.storage.cells(replay.storage.oldest, replay.storage.steps))
+        held = np.sort(replay.cells(replay.oldest, replay.steps))
         np.testing.assert_array_equal(np.flatnonzero(replay._tree.leaf), held)
 
 
@@ -157,7 +158,7 @@ def test_td_error_that_is_not_finite_changes_nothing() -> None:
 def test_frequencies_and_weights() -> None:
     replay = memory(capacity=6)
     fill(replay, *range(9))
-    cells = replay.storage.cells(replay.storage.oldest, 6)
+    cells = replay.cells(replay.oldest, 6)
     replay.learnt(cells, np.array([0.0, 0.1, 0.5, 1.0, 2.0, 4.0]))
     leaf = replay._tree.leaf[cells]
     chance = leaf / leaf.sum()
@@ -246,8 +247,8 @@ def test_registered_replays_are_built_from_their_settings() -> None:
     box, discrete = spaces.Box(0, 1, (4,)), spaces.Discrete(2)
     uniform = Replay.build(read(ReplayConfig, {"capacity": 10}), box, discrete, 2)
     assert isinstance(uniform, Replay)
-    config = read(ReplayConfig, {"name": "prioritized", "capacity": 10, "alpha": 0.5, "beta0": 0.3})
+    config = read(PrioritizedConfig, {"capacity": 10, "alpha": 0.5, "beta0": 0.3})
     prioritized = PrioritizedReplay.build(config, box, discrete, 2)
     assert isinstance(prioritized, PrioritizedReplay)
     assert (prioritized.alpha, prioritized.beta0, prioritized.eps) == (0.5, 0.3, 1e-6)
-    assert prioritized.storage.max_steps == uniform.max_steps == 5
+    assert prioritized.max_steps == uniform.max_steps == 5

@@ -27,8 +27,9 @@ from rlzoo.losses.trust_region import (
     line_search,
     surrogate,
 )
-from rlzoo.nets.actor_critic import Categorical, DiagonalGaussian, StateDependentGaussian
 from rlzoo.nets.cnn import image_encoder
+from rlzoo.nets.distributions import Categorical, DiagonalGaussian
+from rlzoo.nets.gsde import StateDependentGaussian
 from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 
 ENGINES = spaces.Box(-1, 1, (2,), np.float32)

@@ -24,7 +24,15 @@ from rlzoo.io.encoding import encode
 from rlzoo.run.build import build, close
 from rlzoo.run.config import compose
 from rlzoo.run.saved import SavedRun
-from rlzoo.study.contract import begin, fingerprint, greedy, outcome, stopped_and_resumed
+from rlzoo.study.contract import (
+    NEVER,
+    StopAt,
+    begin,
+    fingerprint,
+    greedy,
+    outcome,
+    stopped_and_resumed,
+)
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))  # its small experts and envs
 
@@ -44,6 +52,7 @@ RUNS = {
     "dqn: pixels": f"algo=dqn {PIXELS} replay.frame_stack=4",
     "ppo": "algo=ppo env=cartpole algo.normalize_obs=true algo.normalize_reward=true",
     "ppo: continuous": f"algo=ppo {PENDULUM}",
+    "ppo: one-hot states": "algo=ppo env=frozenlake",
     "ppo: gSDE": f"algo=ppo {PENDULUM} algo.gsde=true",
     "ppo: pixels": f"algo=ppo {PIXELS}",
     "trpo": "algo=trpo env=cartpole",
@@ -101,7 +110,8 @@ class Trial:
 
     @functools.cached_property
     def straight(self) -> SavedRun:
-        run, status = begin(self.config, self.folder / "straight")
+        self.polled = StopAt(NEVER)
+        run, status = begin(self.config, self.folder / "straight", self.polled)
         assert status == "finished", status
         self.outcome = outcome(run)
         return SavedRun(run.directory.path, checkpoint="last")
@@ -118,7 +128,8 @@ class Trial:
         return self.compared(outcome(begin(self.config, self.folder / "again")[0]))
 
     def resumes(self) -> str:
-        return self.compared(stopped_and_resumed(self.config, self.folder / "stopped", 0.45))
+        resumed = stopped_and_resumed(self.config, self.folder / "stopped", self.polled.asked)
+        return self.compared(resumed)
 
     def compared(self, got: tuple[Any, ...]) -> str:
         names = ("state", "state of the loop", "log", "test result")

@@ -45,7 +45,7 @@ class MonteCarlo(Algorithm):
             "visits_SA": self.visits_SA,
             "running": self.running,
             "rng": self.rng,
-            "collector": self.collector,
+            "env": self.env,
         }
 
     @staticmethod
@@ -65,11 +65,11 @@ class MonteCarlo(Algorithm):
 
     def step(self) -> Metrics:
         """One step of each env; an episode that ends is learned from."""
-        with self.collector.timed():
+        with self.collector.timed("collect"):
             action_B = self.act(self.env.obs_B, explore=True)
             self.remember(self.collector.step(action_B))
         self.counters.env_steps += self.env.num_envs
-        self.counters.episodes = self.collector.statistics.episodes
+        self.counters.episodes = self.env.episodes
         return {}
 
     def remember(self, transition: Transition) -> None:

@@ -13,7 +13,6 @@ from rlzoo.core.algorithm import Algorithm, Reactive, Setup
 from rlzoo.core.seeding import torch_generator, torch_seed
 from rlzoo.core.settings import setting
 from rlzoo.core.types import Counters, Metrics, UsageError
-from rlzoo.data.collector import Collector
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,11 @@ class Reinforce(Algorithm):
         self.network = nn.Sequential(hidden, nn.Tanh(), output)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr)
         self.rng = torch_generator(setup.seed, "actions")
-        self.collector = Collector(self.env)
         self.parts = {  # everything that the rest of the run depends on
             "network": self.network,
             "optimizer": self.optimizer,
             "rng": self.rng,
-            "collector": self.collector,
+            "env": self.env,
         }
 
     @staticmethod
@@ -70,9 +68,10 @@ class Reinforce(Algorithm):
         """Play one episode, then make its actions with a high return more likely."""
         obs, actions, rewards, is_over = [], [], [], False
         while not is_over:
-            [o], [a], step = self.collector.step(self.act(self.env.obs_B, explore=True))
-            obs.append(o)
-            actions.append(int(a))
+            action_B = self.act(self.env.obs_B, explore=True)
+            obs.append(self.env.obs_B[0])
+            actions.append(int(action_B[0]))
+            step = self.env.step(action_B)
             rewards.append(float(step.reward_B[0]))
             is_over = bool(step.terminated_B[0] or step.truncated_B[0])
         return_T = self.returns(rewards)
@@ -93,9 +92,6 @@ class Reinforce(Algorithm):
         for reward in reversed(rewards):
             returns.append(reward + self.config.gamma * returns[-1])
         return torch.tensor(returns[:0:-1])
-
-    def gauges(self) -> dict[str, float]:
-        return self.collector.statistics.gauges()
 
 
 registry.register("algo", "reinforce", f"{__name__}:Reinforce", f"{__name__}:ReinforceConfig")

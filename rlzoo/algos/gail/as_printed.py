@@ -5,7 +5,7 @@ thousands. This is its program, and each of its defects is a setting that repair
 Two are not here. Demonstrations from another simulator are a matter of the data
 (`env.kwargs.height_offset=0` against an expert recorded with 1.25), and a `return` in the
 discriminator's constructor kept the printed program from starting at all. Nothing imports this
-file; docs/results/gail_chapter.md compares it with rlzoo/algos/gail/gail.py.
+file; docs/algorithms.md compares it with rlzoo/algos/gail/gail.py.
 
 Shape suffixes: T steps of a rollout, B minibatch, A dimensions of an action, F features.
 """
@@ -35,7 +35,7 @@ from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.losses.policy_gradient import normalized_advantages
 from rlzoo.losses.returns import generalized_advantages
-from rlzoo.nets.actor_critic import HALF_LOG_TAU
+from rlzoo.nets.distributions import HALF_LOG_TAU
 
 
 @dataclass(frozen=True)

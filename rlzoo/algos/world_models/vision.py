@@ -22,9 +22,9 @@ from rlzoo.algos.world_models.pictures import GREY, decoded, grid, spread
 from rlzoo.core.algorithm import Picture, Report
 from rlzoo.core.parts import load_module, module_state
 from rlzoo.core.seeding import numpy_generator, torch_generator, torch_seed
-from rlzoo.core.settings import setting
+from rlzoo.core.settings import between, setting
 from rlzoo.core.types import Counters, DataError, Metrics, State
-from rlzoo.nets.adam import Adam, falling
+from rlzoo.nets.adam import Adam
 from rlzoo.nets.update import GradientStep, Named, averaged
 
 SHOWN = 10  # frames in a picture of reconstructions
@@ -89,8 +89,9 @@ class VisionPhase(Phase):
         """A block of minibatches."""
         outcomes = []
         config, total = self.config, self.progress()[1]
+        final_lr = config.lr if config.final_lr is None else config.final_lr
         for _ in range(min(config.block_updates, total - self.updates)):
-            self.optimizer.lr = falling(config.lr, config.final_lr, self.updates / total)
+            self.optimizer.lr = between(config.lr, final_lr, self.updates / total)
             update = self.update(*self._minibatch())
             outcomes.append({f"vae_{name}": value for name, value in update.items()})
             self.updates += 1
