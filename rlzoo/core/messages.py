@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import sys
 
 from rlzoo.core.types import RlzooError
@@ -18,13 +15,6 @@ def note(line: str) -> None:
 def warn(line: str) -> None:
     """Print a line that says what may be wrong, although the program goes on."""
     note(f"warning: {line}")
-
-
-def command(*words: object) -> str:
-    """A command of rlzoo that can be pasted into the shell that this one was typed in."""
-    name = os.environ.get("RLZOO_COMMAND") or ("rlzoo" if shutil.which("rlzoo") else "")
-    name = shlex.quote(name) if name else f"{shlex.quote(sys.executable)} -m rlzoo"
-    return " ".join([name, *(shlex.quote(str(word)) for word in words)])
 
 
 def cause(error: BaseException) -> str:

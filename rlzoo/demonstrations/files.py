@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from rlzoo.core.messages import command
 from rlzoo.core.settings import setting
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations import formats
@@ -60,6 +59,8 @@ class DemonstrationsConfig:
 
 def chosen(config: DemonstrationsConfig) -> Demonstrations:
     """The first `trajectories` of the file at `path`; UsageError where there is none."""
+    from rlzoo.io.hints import command  # needed for errors alone
+
     if not config.path:
         raise UsageError(
             "algo.demonstrations.path: got nothing, expected a file; "

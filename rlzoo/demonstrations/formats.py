@@ -135,10 +135,8 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
     many = f"; {num_steps} actions in {num_trajectories} trajectories"
     finals = 0 if format == "flat" else num_trajectories
     columns.require("obs", "biuf", (num_steps + finals,), many)
-    if "rews" in columns:  # nothing learns from them
-        columns.require("rews", "iuf", (num_steps,), many)
-        reward = columns.array("rews").astype(np.float64, copy=False)
-    else:
+    reward = columns.optional("rews", "iuf", num_steps)
+    if reward is None:  # nothing learns from them
         warn(f"{columns.file.path}: has no rewards (rews), which are taken for 0")
         reward = np.zeros(num_steps)
     columns.require("terminal", "b", (num_trajectories,), many)
@@ -159,7 +157,7 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
     return {
         "obs": obs,
         "action": columns.integers(columns.array("acts")),
-        "reward": reward,
+        "reward": reward.astype(np.float64, copy=False),
         "start": start,
         "terminated": columns.array("terminal"),
         "final_obs": final_obs,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlzoo.core.messages import command, note
+from rlzoo.core.messages import note
 from rlzoo.core.types import UsageError
 from rlzoo.io import checkpoint
+from rlzoo.io.hints import command
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
 from rlzoo.run import config as configuration
 from rlzoo.run.build import Builder

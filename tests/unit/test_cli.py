@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rlzoo.cli.main import HELP, VERBS, main
-from rlzoo.core.messages import command
+from rlzoo.io.hints import command
 from rlzoo.run import config as configuration
 
 SLOW_MODULES = ("torch", "tensorboard", "matplotlib", "gymnasium")

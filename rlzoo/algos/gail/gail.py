@@ -129,9 +129,8 @@ class GAIL(Algorithm):
         self.config, self.setup = config, setup
         self.total_env_steps = setup.total_env_steps
         self.env = env = setup.env
-        self.generator = GENERATORS[config.generator](
-            config.agent_for(env.observation_space), setup
-        )
+        agent = config.agent_for(env.observation_space)
+        self.generator = GENERATORS[config.generator](agent, setup)
         self.counters, self.policy = self.generator.counters, self.generator.policy
         self.rng = numpy_generator(setup.seed, "discriminator")
         with torch_seed(setup.seed, "discriminator"):
