@@ -25,6 +25,7 @@ from rlzoo.data.rollouts import Rollout
 from rlzoo.losses.returns import generalized_advantages
 from rlzoo.nets.actor_critic import ActorCritic, make_distribution
 from rlzoo.nets.adam import Adam
+from rlzoo.nets.distributions import Gaussian
 
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
 
@@ -286,7 +287,7 @@ class OnPolicy(Algorithm):
             "train/updates": float(self.counters.updates),
             **self.collector.gauges(),
         }
-        if not self.distribution.is_discrete:
+        if isinstance(self.distribution, Gaussian):
             output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
             gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
         return gauges

@@ -28,7 +28,6 @@ from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.envs.wrappers import with_array_observations, with_time_feature
 
-
 INSTEAD = {
     "max_episode_steps": "expected env.max_episode_steps",
     "render_mode": "a run is shown by rlzoo play RUN",

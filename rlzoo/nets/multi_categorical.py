@@ -25,9 +25,10 @@ class MultiCategorical(nn.Module):
     def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
         super().__init__()
         self.space = space
-        is_binary = isinstance(space, spaces.MultiBinary)
-        sizes = np.full(space.shape, 2) if is_binary else space.nvec
-        self.start = 0 if is_binary else space.start
+        if isinstance(space, spaces.MultiBinary):
+            sizes, self.start = np.full(space.shape, 2), np.zeros(space.shape, np.int64)
+        else:
+            sizes, self.start = space.nvec, space.start
         self.sizes: list[int] = sizes.ravel().tolist()
         self.action_shape = (len(self.sizes),)
         self.num_outputs = sum(self.sizes)

@@ -129,12 +129,14 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def _grammar_hint(word: str) -> str:
-    key, _, value = word.partition("=")
+    key = word.partition("=")[0]
     if foreign.has_open_bracket(word):
         return foreign.quoted(word)
     if write := foreign.as_word(key, "", ()):
         return f"unknown setting '{key}': {write}"
-    return "expected a number, a word, a list [64,64], a mapping {a: 1} or text in quotes of its own"
+    return (
+        "expected a number, a word, a list [64,64], a mapping {a: 1} or text in quotes of its own"
+    )
 
 
 def _check_key(word: str) -> None:

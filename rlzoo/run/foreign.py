@@ -270,7 +270,11 @@ def _said(meant: Iterable[Meaning], known: Collection[str], algo: str) -> str:
             if name in known:
                 return f" Did you mean '{name}'?" + (f" ({remark})" if remark else "")
     settings, remark = next(iter(meant))
-    return f" Here it is '{settings[0]}', which algo={algo} does not have" if settings else f" {remark}"
+    return (
+        f" Here it is '{settings[0]}', which algo={algo} does not have"
+        if settings
+        else f" {remark}"
+    )
 
 
 def as_word(option: str, value: str, known: Collection[str]) -> str:
@@ -324,7 +328,7 @@ def word_hint(word: str, words: list[str], groups: dict[str, list[str]]) -> str:
     if open_word:
         return f" {quoted(open_word)}"
     after = words[len(before) + 1 :]
-    if before[-1:] and before[-1].endswith("=") or after[:1] and after[0].startswith("="):
+    if (before[-1:] and before[-1].endswith("=")) or (after[:1] and after[0].startswith("=")):
         return " Expected no spaces around '=', as in algo.lr=1e-3."
     if word.isdecimal() and before:
         return " Several values are a sweep: -m seed=0,1,2."

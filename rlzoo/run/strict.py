@@ -20,9 +20,7 @@ class UnknownSetting(UsageError):
 
     def __init__(self, key: str, siblings: Iterable[str], hint: str) -> None:
         self.key, self.siblings = key, sorted(siblings)
-        super().__init__(
-            f"unknown setting {key!r}.{hint} Known here: {', '.join(self.siblings)}"
-        )
+        super().__init__(f"unknown setting {key!r}.{hint} Known here: {', '.join(self.siblings)}")
 
 
 def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:

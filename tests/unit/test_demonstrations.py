@@ -19,8 +19,8 @@ from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations import experts
 from rlzoo.demonstrations import fit as demonstration_fit
 from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode, load
-from rlzoo.demonstrations.formats import arrays
 from rlzoo.demonstrations.fit import auc, fit_report
+from rlzoo.demonstrations.formats import arrays
 from rlzoo.demonstrations.recording import record, replay
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.episodes import EpisodeEnv

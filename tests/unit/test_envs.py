@@ -34,7 +34,10 @@ from rlzoo.run.strict import read
         ("CartPole-v7", "Did you mean 'CartPole-v"),
         ("LunarLander-v2", "Did you mean 'LunarLander-v3'"),
         ("no_such_module:X-v0", "no_such_module"),
-        ("ALE/Pong-v5", "It is known as env.id=ale_py:ALE/Pong-v5 with the package of 'pip install"),
+        (
+            "ALE/Pong-v5",
+            "It is known as env.id=ale_py:ALE/Pong-v5 with the package of 'pip install",
+        ),
         ("PongNoFrameskip-v4", "what prepares its frames is not in rlzoo yet"),
         ("VizdoomTakeCover-v1", "env.id=rlzoo.envs.zoo.takecover:TakeCover-v0"),
         ("MiniGrid-Empty-5x5-v0", "pip install minigrid"),
@@ -53,8 +56,8 @@ def test_unknown_ids_are_refused_with_the_config(id: str, expected: str) -> None
 
 def test_the_ids_of_pybullet_are_known_before_it_is_imported() -> None:
     assert env_hint("InvertedPendulumBulletEnv-v0") == (
-        " It is known as env.id=rlzoo.envs.zoo.bullet:InvertedPendulumBulletEnv-v0 with the package "
-        "of 'tools/setup.sh bullet'."
+        " It is known as env.id=rlzoo.envs.zoo.bullet:InvertedPendulumBulletEnv-v0 with the "
+        "package of 'tools/setup.sh bullet'."
     )
     assert env_hint("CartPole-v1") == ""
 
@@ -199,7 +202,10 @@ class Camera(gymnasium.Env):
             ),
             "tuple": (both, values),
             "nested": (gymnasium.spaces.Dict(both=both), {"both": values}),
-            "bytes": (gymnasium.spaces.Dict(a=picture, b=picture), {"a": values[0], "b": values[0]}),
+            "bytes": (
+                gymnasium.spaces.Dict(a=picture, b=picture),
+                {"a": values[0], "b": values[0]},
+            ),
         }[layout]
 
     def reset(self, *, seed=None, options=None):

@@ -60,7 +60,10 @@ SETTINGS = [
     ("device=mps", "Did you mean 'cpu'?"),
     ("algo=ppo algo.target_kl=None", "algo.target_kl: got 'None'. Did you mean 'null'?"),
     ("algo=ppo network.activation=nn.Tanh", "Did you mean 'tanh'?"),
-    ("algo=sac", "unknown algo 'sac'. It is not in rlzoo yet; for continuous actions there are ppo"),
+    (
+        "algo=sac",
+        "unknown algo 'sac'. It is not in rlzoo yet; for continuous actions there are ppo",
+    ),
     ("algo=A2C", "It is not in rlzoo yet; the nearest is ppo"),
     ("algo=QRDQN", "It is not in rlzoo yet; the nearest is dqn"),
     ("algo=MaskablePPO", "no algorithm masks actions"),
@@ -174,7 +177,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def composed_once():
-    """Hydra takes 0.2 s to compose choices that nearly all rows share; single values come on top."""
+    """Hydra takes 0.2 s to compose choices that most rows share; single values come on top."""
     composed: dict[tuple[str, ...], dict[str, Any]] = {}
     compose = configuration._compose_with_hydra
 

@@ -100,7 +100,10 @@ def env_words(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize(
     "words",
-    [["algo=ppo", "algo.lr=1e-2", "algo.epochs=8", "algo.batch_size=96"], ["algo=trpo", "algo.target_kl=0.1", "algo.batch_size=96"]],
+    [
+        ["algo=ppo", "algo.lr=1e-2", "algo.epochs=8", "algo.batch_size=96"],
+        ["algo=trpo", "algo.target_kl=0.1", "algo.batch_size=96"],
+    ],
     ids=["ppo", "trpo"],
 )
 def test_an_agent_learns_all_choices(env_words: list[str], words: list[str]) -> None:
