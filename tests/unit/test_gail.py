@@ -25,6 +25,7 @@ from rlzoo.core.types import DataError, NonFiniteError, UsageError
 from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.episodes import EpisodeEnv
+from rlzoo.envs.recorded import RecordedVectorEnv
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.nets.mlp import NetworkConfig, vector_encoder
 from rlzoo.run.build import build
@@ -82,7 +83,7 @@ def make(config: GAILConfig, path: Path, *, steps: int = 10_000, env: Any = Corr
         config = replace(config, demonstrations=demonstrations(path / "expert.npz"))
     envs = [EpisodeEnv(env, run_seed=0, purpose="train", env_index=i) for i in range(4)]
     setup = Setup(
-        env=SyncVectorEnv(envs),
+        env=RecordedVectorEnv(SyncVectorEnv(envs)),
         seed=0,
         total_env_steps=steps,
         network=Network(NetworkConfig(hidden=(16,), activation="tanh"), vector_encoder),
