@@ -30,7 +30,6 @@ from rlzoo.demonstrations.files import DemonstrationsConfig, Unchanged
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.nets.actor_critic import make_distribution
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.distributions import Categorical
 from rlzoo.nets.policy import Policy
 from rlzoo.nets.update import GradientStep, Named, averaged
 
@@ -237,9 +236,9 @@ class BC(Algorithm):
         """
         output_BA = self.learner(obs_B)
         distribution = self.learner.distribution
-        if isinstance(distribution, Categorical):
+        if distribution.is_discrete:
             nll = -distribution.log_prob_and_entropy(output_BA, action_B)[0].mean()
-            return nll, nll, (output_BA.argmax(dim=1) != action_B).float().mean()
+            return nll, nll, (distribution.mode(output_BA) != action_B).float().mean()
         deviation_BA = output_BA - action_B
         mse, error = deviation_BA.square().mean(), deviation_BA.abs().mean()
         if self.config.loss == "mse":

@@ -25,7 +25,7 @@ from rlzoo.data.rollouts import Rollout
 from rlzoo.losses.returns import generalized_advantages
 from rlzoo.nets.actor_critic import ActorCritic, make_distribution
 from rlzoo.nets.adam import Adam
-from rlzoo.nets.distributions import Categorical
+from rlzoo.nets.distributions import Gaussian
 
 VALUED_AT_ONCE = 4096  # observations in one call of the critic: bounds the memory for images
 
@@ -101,13 +101,12 @@ class OnPolicy(Algorithm):
                 orthogonal=config.orthogonal_init,
             ).to(setup.device)
         self.policy = Reactive(self.act)
-        is_discrete = isinstance(env.action_space, spaces.Discrete)
         self.rollout = Rollout(
             config.rollout_env_steps // env.num_envs,
             env.num_envs,
             env.observation_space,
-            action_shape=() if is_discrete else (self.distribution.num_outputs,),
-            action_dtype=np.int64 if is_discrete else np.float32,
+            action_shape=self.distribution.action_shape,
+            action_dtype=np.int64 if self.distribution.is_discrete else np.float32,
         )
         self.collector = Collector(env)
         self.explore_rng = numpy_generator(setup.seed, "exploration")
@@ -288,7 +287,7 @@ class OnPolicy(Algorithm):
             "train/updates": float(self.counters.updates),
             **self.collector.gauges(),
         }
-        if not isinstance(self.distribution, Categorical):
+        if isinstance(self.distribution, Gaussian):
             output_BA = self.policy_outputs(self._normalized(self.env.obs_B))
             gauges["train/action_std"] = float(self.distribution.std(output_BA).mean())
         return gauges

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlzoo.cli.options import Option, env_words, flag, one_of, parse, text, whole
+from rlzoo.cli.options import Option, env_words, film, flag, one_of, parse, text, whole
 from rlzoo.cli.show import CHECKPOINT
 from rlzoo.core.algorithm import Policy, Reactive
 from rlzoo.core.messages import note
@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     },
     "show": {},
     "check": {},
-    "play": {"episode": Option(0, whole(0)), "file": Option("", text)},
+    "play": {"episode": Option(0, whole(0)), "file": Option("", film)},
     "convert": NEW_FILE,
 }
 Options = dict[str, Any]

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,6 +17,7 @@ from rlzoo.core.settings import nearest
 from rlzoo.core.types import RlzooError, UsageError
 from rlzoo.run import config as configuration
 from rlzoo.run import plugins
+from rlzoo.run.foreign import as_word, word_hint
 from rlzoo.run.stop import StopSignal
 
 if TYPE_CHECKING:
@@ -118,15 +120,27 @@ def _read_options(words: list[str]) -> Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--name", default="")
     parser.add_argument("-c", "--cfg", choices=["job"])
-    options = parser.parse_intermixed_args(words)
+    options, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise _unknown_option(unknown[0], words)
     for word in options.words:
-        if "=" not in word and not word.startswith("~"):
+        if ("=" not in word and not word.startswith("~")) or word == "=":
             hint = " It must come first." if word in VERBS else ""
+            hint = hint or word_hint(word, options.words, configuration.groups())
             hint = hint or nearest(word, [*VERBS, "help", "resume=latest"])
             raise UsageError(f"unknown command '{word}'.{hint} See rlzoo --help")
     if options.jobs < 1:
         raise UsageError(f"--jobs: got {options.jobs}, expected a whole number >= 1")
     return options
+
+
+def _unknown_option(option: str, words: list[str]) -> UsageError:
+    name, equals, value = option.partition("=")
+    if not equals and (after := words[words.index(option) + 1 :]) and after[0][:1] != "-":
+        value = after[0]
+    known = {*configuration.groups(), *(f.name for f in fields(configuration.RunConfig)), "resume"}
+    write = as_word(name, value, known) or "settings are words key=value, such as seed=1"
+    return UsageError(f"unknown option '{option}': {write}. See rlzoo --help")
 
 
 def train(words: list[str]) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlzoo.core.settings import nearest
 from rlzoo.core.types import UsageError
+from rlzoo.envs.packages import needs
+from rlzoo.run.foreign import option_hint
 
 Reader = Callable[[str, str], Any]  # from an option's name and its text to its value
 
@@ -38,6 +40,16 @@ def whole(low: int, high: int = 2**63 - 1) -> Reader:
         raise UsageError(f"{name}: got '{given:.100}', expected a whole number >= {low}{limit}")
 
     return read
+
+
+def film(name: str, given: str) -> str:
+    """The name of a film, which it gets as it stands; without a suffix, that of its format."""
+    suffix = Path(given).suffix.lower()
+    if suffix not in ("", ".gif", ".mp4"):
+        raise UsageError(f"{name}: got '{given}', expected a name that ends in .gif or .mp4")
+    if suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
+        raise UsageError(f"{name}={given} {needs('video')}")
+    return given
 
 
 def above_zero(name: str, given: str) -> float:
@@ -91,11 +103,10 @@ def parse(
     """The paths among the words, as many as one of `paths`, and the value of each option."""
     rest, given = taken(words, options)
     for word in rest:
-        name, equals, _ = word.partition("=")
-        if word.startswith("-") or (equals and not Path(word).exists()):
+        if word.startswith("-") or ("=" in word and not Path(word).exists()):
             known = ", ".join(f"{option}=" for option in options)
             raise UsageError(
-                f"{verb}: unknown option '{word}'.{nearest(name, options)} Known: {known}"
+                f"{verb}: unknown option '{word}'.{option_hint(word, options)} Known: {known}"
             )
     if len(rest) not in paths:
         raise UsageError(f"{verb}: got {len(rest)} paths, expected {what}")

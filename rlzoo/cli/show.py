@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from importlib.util import find_spec
@@ -9,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from rlzoo.cli.options import Option, above_zero, env_words, flag, one_of, parse, text, whole
+from rlzoo.cli.options import (
+    Option,
+    above_zero,
+    env_words,
+    film,
+    flag,
+    one_of,
+    parse,
+    text,
+    whole,
+)
 from rlzoo.core.algorithm import Algorithm
 from rlzoo.core.messages import note
 from rlzoo.core.seeding import TEST, episode_seed
@@ -27,7 +38,7 @@ from rlzoo.run.evaluate import (
     frames_per_second,
     has_display,
 )
-from rlzoo.run.progress import EpisodesPlayed
+from rlzoo.run.progress import EpisodesPlayed, StepsPlayed
 from rlzoo.run.saved import SavedRun, acting_policy
 
 CHECKPOINT = Option("best", one_of("best", "last"))
@@ -68,7 +79,7 @@ def evaluate_run(words: list[str]) -> int:
 PLAY_OPTIONS = {
     "episode": Option(0, whole(0)),
     "checkpoint": CHECKPOINT,
-    "file": Option("", text),
+    "file": Option("", film),
     "beside": Option(False, flag),
     "dream": Option(False, flag),
     "temperature": Option(None, above_zero),
@@ -108,6 +119,7 @@ def play_run(words: list[str]) -> int:
         kind = [name for name in ("beside", "dream") if given[name]]
         name = _file_name("_".join([f"test_episode_{index}_{run.which}", *kind]), changes)
         if file or not _show_film(frames, fps):
+            note(f"writing a film of {len(frames):,} frames")
             print(write_video(Path(file) if file else run.directory.videos / name, frames, fps))
     close(algorithm)
     where = " in the dream" if dream else ""
@@ -122,14 +134,16 @@ def _film(
         [picture_HWC] = algorithm.beside(np.asarray(episode.obs)[None], episode.memory)
         return np.asarray(picture_HWC)
 
-    return film_episode(
-        acting_policy(algorithm, where),
-        config.env,
-        run_seed=config.seed,
-        purpose=TEST,
-        episode_index=index,
-        picture=picture if beside else None,
-    )
+    with closing(StepsPlayed(f"episode {index}")) as played:
+        return film_episode(
+            acting_policy(algorithm, where),
+            config.env,
+            run_seed=config.seed,
+            purpose=TEST,
+            episode_index=index,
+            picture=picture if beside else None,
+            stop=played.one_more,
+        )
 
 
 def _play_in_window(algorithm: Algorithm, config: RunConfig, where: Path, index: int) -> float:
@@ -165,9 +179,18 @@ def compare_runs(words: list[str]) -> int:
     from rlzoo.study.compare import compare
 
     paths, given = parse("compare", words, {"file": Option("", text)}, paths=range(1, 10**6))
+    for path in paths:
+        if not Path(path).exists():
+            raise UsageError(f"compare: {path}: no such file or directory")
     comparison = compare([Path(path) for path in paths])
+    if not comparison.groups:
+        raise UsageError(f"compare: {comparison.failures[0].failure}; expected run directories")
     print(comparison.table())
-    target = Path(given["file"] or "compare.png")
+    if not comparison.curves():
+        note("no learning curves: none of these runs has been evaluated")
+        return 0
+    # Beside what is compared: in the folder that holds all of it.
+    target = Path(given["file"] or Path(os.path.commonpath(paths), "compare.png"))
     comparison.save_picture(target)
     note(f"learning curves: {target}")
     return 0

@@ -31,10 +31,10 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """' Did you mean X?' for the closest choice, or an empty string."""
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.65) -> str:
+    """' Did you mean X?' for the closest choice, or an empty string: a wrong guess is worse."""
     by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import DataError, UsageError
+from rlzoo.envs.packages import needs
 
 _LAYERS = ("dense1", "dense2", "final")
 _FILE = re.compile(r"enjoy_TF_(\w+?)_v(\d)_\d{4}\w{3}\.py")
@@ -42,7 +43,7 @@ def available() -> dict[str, Path]:
     """The files with an expert, by gymnasium id; UsageError where `pybullet` is not installed."""
     spec = importlib.util.find_spec("pybullet_envs")  # finds it without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError("expert: needs the package pybullet (tools/setup.sh bullet installs it)")
+        raise UsageError(f"expert: {needs('bullet')}")
     folder = Path(spec.submodule_search_locations[0]) / "examples"
     matches = ((_FILE.fullmatch(file.name), file) for file in sorted(folder.glob("enjoy_TF_*.py")))
     return {f"{match[1]}-v{match[2]}": file for match, file in matches if match}

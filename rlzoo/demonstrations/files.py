@@ -59,16 +59,18 @@ class DemonstrationsConfig:
 
 def chosen(config: DemonstrationsConfig) -> Demonstrations:
     """The first `trajectories` of the file at `path`; UsageError where there is none."""
+    from rlzoo.io.hints import command  # needed for errors alone
+
     if not config.path:
         raise UsageError(
             "algo.demonstrations.path: got nothing, expected a file; "
-            "make one with: rlzoo demos record RUN file=FILE"
+            f"make one with: {command('demos', 'record', 'RUN', 'file=FILE')}"
         )
     if not Path(config.path).exists():
-        recipe = config.recipe or "RUN"
+        recipe = (config.recipe or "RUN").split()
         raise UsageError(
             f"algo.demonstrations.path: no file '{config.path}'; "
-            f"make it with: rlzoo demos record {recipe} file={config.path}"
+            f"make it with: {command('demos', 'record', *recipe, f'file={config.path}')}"
         )
     demonstrations = load(config.path)
     wanted = config.trajectories or demonstrations.num_trajectories

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rlzoo.core.messages import warn
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.demonstrations.npz import Npz
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 Format = Literal["imitation", "flat", "baselines"]
 _OURS = {"env_id", "seeds"}
 _KEYS = {  # required, optional
-    "imitation": ({"obs", "acts", "terminal", "indices", "rews"}, {"infos"} | _OURS),
-    "flat": ({"obs", "final_obs", "acts", "terminal", "indices", "rews"}, _OURS),
+    "imitation": ({"obs", "acts", "terminal", "indices"}, {"infos", "rews"} | _OURS),
+    "flat": ({"obs", "final_obs", "acts", "terminal", "indices"}, {"rews"} | _OURS),
     "baselines": ({"obs", "acs", "rews", "ep_rets"}, {"ep_lens", "terminal"} | _OURS),
 }
 _NUMBERS = {"b": "bool", "i": "integers", "u": "integers", "f": "float32 or float64", "U": "text"}
@@ -134,7 +135,10 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
     many = f"; {num_steps} actions in {num_trajectories} trajectories"
     finals = 0 if format == "flat" else num_trajectories
     columns.require("obs", "biuf", (num_steps + finals,), many)
-    columns.require("rews", "iuf", (num_steps,), many)
+    reward = columns.optional("rews", "iuf", num_steps)
+    if reward is None:  # nothing learns from them
+        warn(f"{columns.file.path}: has no rewards (rews), which are taken for 0")
+        reward = np.zeros(num_steps)
     columns.require("terminal", "b", (num_trajectories,), many)
     indices = columns.array("indices").astype(np.int64)
     start = np.concatenate([[0], indices, [num_steps]])
@@ -153,7 +157,7 @@ def _read_flat(columns: _Columns, format: Format) -> dict[str, Any]:
     return {
         "obs": obs,
         "action": columns.integers(columns.array("acts")),
-        "reward": columns.array("rews").astype(np.float64, copy=False),
+        "reward": reward.astype(np.float64, copy=False),
         "start": start,
         "terminated": columns.array("terminal"),
         "final_obs": final_obs,

@@ -22,8 +22,8 @@ from rlzoo.core.types import DataError, StorageError, UsageError
 from rlzoo.demonstrations.npz import MAX_EXPANDED_BYTES, MAX_EXPANSION
 from rlzoo.demonstrations.trajectories import Demonstrations
 from rlzoo.envs.make import EnvConfig, find_spec, make_env
+from rlzoo.envs.packages import missing
 
-EXTRA = "needs the package minari (tools/setup.sh minari installs it)"
 _KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 _MAX_METADATA_BYTES = 1 << 20
 _ENV_ID = re.compile(r"[\w./-]{1,200}", re.ASCII)
@@ -34,7 +34,7 @@ def read(path: Path) -> Demonstrations:
     try:
         import h5py
     except ImportError as error:
-        raise UsageError(f"{path}: a Minari dataset {EXTRA}") from error
+        raise UsageError(f"{path}: a Minari dataset {missing(error)}") from error
     metadata, file = path / "data" / "metadata.json", path / "data" / "main_data.hdf5"
     for part in (path, path / "data"):
         if part.is_symlink():
@@ -134,7 +134,7 @@ def write(demonstrations: Demonstrations, path: Path, env_config: EnvConfig | No
         from minari.data_collector import EpisodeBuffer
         from minari.dataset.minari_storage import MinariStorage
     except ImportError as error:
-        raise UsageError(f"format=minari {EXTRA}") from error
+        raise UsageError(f"format=minari {missing(error)}") from error
     d = demonstrations
     if env_config is None:
         raise UsageError("format=minari: expected an env too, such as env=hopper_bullet")

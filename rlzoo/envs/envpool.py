@@ -30,6 +30,7 @@ from rlzoo.core.types import EnvError, NonFiniteError, State, Step, UsageError
 from rlzoo.envs.batch import at_rest, member
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import RestoreClass, place, same_bits
+from rlzoo.envs.packages import missing
 from rlzoo.envs.sync import check_action_form, check_count, empty_step
 
 Seeds = Sequence[int]
@@ -51,7 +52,7 @@ def make_pool(
     try:
         import envpool
     except ImportError as error:
-        raise UsageError(f"env.backend=envpool needs the package envpool: {error}") from error
+        raise UsageError(f"env.backend=envpool {missing(error)}") from error
     tasks = envpool.list_all_envs()
     if task not in tasks:
         hint = nearest(task, tasks)

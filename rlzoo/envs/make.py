@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +20,18 @@ from rlzoo.core.types import EnvError, RlzooError, UsageError
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
 from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass, faults_as
+from rlzoo.envs.packages import env_hint, missing
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.process_batch import ProcessEpisodes
 from rlzoo.envs.recorded import RecordedVectorEnv
 from rlzoo.envs.restore import probe_restore
 from rlzoo.envs.sync import SyncVectorEnv
 from rlzoo.envs.wrappers import with_array_observations, with_time_feature
+
+INSTEAD = {
+    "max_episode_steps": "expected env.max_episode_steps",
+    "render_mode": "a run is shown by rlzoo play RUN",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class EnvConfig:
 
     def check(self) -> None:
         find_spec(self.id)
+        for key in ("max_episode_steps", "render_mode"):
+            if key in (self.kwargs or {}):
+                raise UsageError(f"env.kwargs.{key}: that is no argument of an env, {INSTEAD[key]}")
         if self.time_feature and self.backend == "envpool":
             raise UsageError("env.time_feature=true: not with env.backend=envpool")
 
@@ -102,9 +112,11 @@ def find_spec(id: str) -> EnvSpec:
             importlib.import_module(module)
     try:
         return gymnasium.spec(name)
+    except ImportError as error:
+        raise UsageError(f"env.id: got '{id}', which {missing(error)}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
-        hint = nearest(name, gymnasium.registry)
+        hint = env_hint(name) or _nearest_id(name)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
 
 
@@ -113,6 +125,13 @@ def with_time_limit(config: EnvConfig) -> EnvConfig:
     if config.max_episode_steps or find_spec(config.id).max_episode_steps:
         return config
     return replace(config, max_episode_steps=config.eval_episode_steps)
+
+
+def _nearest_id(name: str) -> str:
+    """A known id that is spelled nearly so, whatever its version (which says much of two ids)."""
+    versions = {id.rpartition("-v")[0]: id for id in gymnasium.registry}
+    near = nearest(name.rpartition("-v")[0] or name, versions, cutoff=0.8)
+    return re.sub(r"'(.*)'", lambda found: f"'{versions[found[1]]}'", near)
 
 
 def make_env(
@@ -132,7 +151,7 @@ def make_env(
     try:
         env = gymnasium.make(spec, max_episode_steps=config.max_episode_steps, **kwargs)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise UsageError(f"env.id={spec.id} needs another package: {error}") from error
+        raise UsageError(f"env.id={spec.id} {missing(error)}") from error
     except TypeError as error:
         raise UsageError(f"env.kwargs: {error}") from error
     except (KeyboardInterrupt, RlzooError):

@@ -17,8 +17,9 @@ _GIF_MAX_FPS = 50  # browsers slow down anything faster
 def write_video(path: Path, frames_THWC: np.ndarray, fps: float) -> Path:
     """Write uint8 RGB frames as mp4, or as GIF without ffmpeg, whole or not at all.
 
-    The suffix goes onto `path`, which may also end in .gif to ask for one. Returns the path that
-    was written. ValueError for frames of another shape or type, OSError where it can't be written.
+    The suffix goes onto `path`, unless it ends in .gif or .mp4 to ask for one. Returns the path
+    that was written. ValueError for frames of another shape or type, OSError where it can't be
+    written, also for an .mp4 without ffmpeg.
     """
     _check(frames_THWC)
     stem = path.with_suffix("") if path.suffix in (".gif", ".mp4") else path
@@ -27,9 +28,12 @@ def write_video(path: Path, frames_THWC: np.ndarray, fps: float) -> Path:
     suffix = ".gif"
     try:
         if path.suffix != ".gif":
-            with suppress(ImportError, RuntimeError):  # the extra or its ffmpeg is missing
+            try:
                 _write_mp4(temporary, frames_THWC, fps)
                 suffix = ".mp4"
+            except (ImportError, RuntimeError) as error:  # the extra or its ffmpeg is missing
+                if path.suffix == ".mp4":
+                    raise OSError(f"{path}: no film in mp4 can be made here: {error}") from error
         if suffix == ".gif":
             temporary.write_bytes(encode_gif(frames_THWC, fps))
         target = stem.with_name(stem.name + suffix)

@@ -16,8 +16,9 @@ from rlzoo.nets.mlp import MLP, NetworkConfig, vector_encoder
 
 if TYPE_CHECKING:
     from rlzoo.nets.gsde import StateDependentGaussian
+    from rlzoo.nets.multi_categorical import MultiCategorical
 
-    Distribution = Categorical | DiagonalGaussian | StateDependentGaussian
+    Distribution = Categorical | MultiCategorical | DiagonalGaussian | StateDependentGaussian
 
 MakeEncoder = Callable[[spaces.Space], Any]
 
@@ -29,7 +30,7 @@ def make_distribution(
     gsde_features: int | None = None,
     gsde_hold_steps: int = 1,
 ) -> Distribution:
-    """The distribution over a space's actions; UsageError for any but Discrete and float Box.
+    """The distribution over a space's actions; UsageError for integer Boxes, Dicts and so on.
 
     With `gsde_features` (how many the policy's last layer gets) it is state-dependent.
     """
@@ -43,7 +44,12 @@ def make_distribution(
         raise UsageError(f"gsde: got actions {action_space}, expected a Box of floats")
     if isinstance(action_space, spaces.Discrete):
         return Categorical(action_space)
-    raise UsageError(f"got actions {action_space}, expected Discrete, or Box of floats")
+    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary):
+        from rlzoo.nets.multi_categorical import MultiCategorical
+
+        return MultiCategorical(action_space)
+    expected = "Discrete, MultiDiscrete, MultiBinary, or Box of floats"
+    raise UsageError(f"got actions {action_space}, expected {expected}")
 
 
 class ActorCritic(nn.Module):

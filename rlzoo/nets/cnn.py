@@ -38,6 +38,11 @@ def image_encoder(obs_space: spaces.Space) -> NatureCNN:
     """The CNN for a space of uint8 frames [k, height, width]; UsageError for any other."""
     shape = obs_space.shape or ()
     is_image = len(shape) == 3 and min(shape[1:]) >= SMALLEST_IMAGE
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        raise UsageError(
+            f"network=nature_cnn: got images {list(shape)}, channels last, expected uint8 frames "
+            "[k, height, width] such as [4, 84, 84]; nothing here turns one into the other"
+        )
     if not (isinstance(obs_space, spaces.Box) and is_image and obs_space.dtype == np.uint8):
         raise UsageError(
             f"network=nature_cnn: got observations {obs_space}, expected uint8 frames "

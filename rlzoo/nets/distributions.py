@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class Categorical(nn.Module):
     """One of A actions; the policy's outputs are logits. Actions are kept as indices from 0."""
 
     make_network: ClassVar = MLP
+    is_discrete: ClassVar = True
+    action_shape: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, space: spaces.Discrete) -> None:
         super().__init__()
@@ -38,7 +40,7 @@ class Categorical(nn.Module):
         """Actions [B]. The largest of logits + Gumbel noise is distributed as their softmax."""
         return (logit_BA + noise_BA).argmax(axis=1)
 
-    def mode(self, logit_BA: np.ndarray) -> np.ndarray:
+    def mode(self, logit_BA: Any) -> Any:
         return logit_BA.argmax(axis=1)
 
     def to_env(self, action_B: np.ndarray) -> np.ndarray:
@@ -71,10 +73,13 @@ class Gaussian(nn.Module):
     those of a normal distribution) and gives them its shape.
     """
 
+    is_discrete: ClassVar = False
+
     def __init__(self, space: spaces.Box) -> None:
         super().__init__()
         self.space = space
         self.num_outputs = math.prod(space.shape)
+        self.action_shape = (self.num_outputs,)
 
     def to_env(self, action_BA: np.ndarray) -> np.ndarray:
         action_B = action_BA.reshape(-1, *self.space.shape)

@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from rlzoo.core import registry
-from rlzoo.core.settings import nearest, plain, setting
+from rlzoo.core.settings import defaults, nearest, plain, setting
 from rlzoo.core.types import DataError, UsageError
+from rlzoo.envs.packages import env_hint
 from rlzoo.io.migrations import RENAMED
-from rlzoo.run import plugins
-from rlzoo.run.strict import read
+from rlzoo.run import foreign, plugins
+from rlzoo.run.strict import UnknownSetting, read
 
 # A checkout has conf/ at its top level; the wheel carries a copy inside the package.
 _PACKAGE = Path(__file__).parents[1]
@@ -118,7 +119,9 @@ def parse(words: Sequence[str]) -> list[Override]:
             [parsed] = parser.parse_overrides([word])
             is_sweep = parsed.is_sweep_override()
             values = list(parsed.sweep_string_iterator()) if is_sweep else [parsed.value()]
-        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
+        except HydraException as error:
+            raise UsageError(f"cannot read {given!r:.200}: {_grammar_hint(word)}") from error
+        except ValueError as error:  # a number of 5,000 digits
             raise UsageError(f"cannot read {given!r:.200}: {error}") from error
         key = parsed.key_or_group
         sweep = tuple(f"{key}={value}" for value in values) if is_sweep else ()
@@ -129,14 +132,30 @@ def parse(words: Sequence[str]) -> list[Override]:
     return overrides
 
 
+def _grammar_hint(word: str) -> str:
+    key = word.partition("=")[0]
+    if foreign.has_open_bracket(word):
+        return foreign.quoted(word)
+    if write := foreign.as_word(key, "", ()):
+        return f"unknown setting '{key}': {write}"
+    return (
+        "expected a number, a word, a list [64,64], a mapping {a: 1} or text in quotes of its own"
+    )
+
+
 def _check_key(word: str) -> None:
     key, equals, value = word.partition("=")
     if word.startswith("~"):
         raise UsageError(f"'{word}': settings cannot be removed, only given another value")
     if re.match(r"hydra\b", key):
         raise UsageError(f"'{word}': Hydra's own settings are not used here (see rlzoo --help)")
+    if equals and re.fullmatch(r"[\w-]+(\.[\w-]+)*", key) and "-" in key:
+        write = foreign.as_word(key, value, ()) or f"names have '_', as in {foreign.plain(key)}"
+        raise UsageError(f"unknown setting '{key}': {write}")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise UsageError(f"cannot read {word!r}: expected key=value, such as algo=dqn or seed=1")
+    if value.startswith("="):
+        raise UsageError(f"cannot read {word!r}: expected one '=', as in {key}={value.strip('=')}")
     if key in RENAMED:
         raise UsageError(f"unknown setting '{key}'. It is called '{RENAMED[key]}' now")
     if key.startswith("where_known"):
@@ -148,11 +167,29 @@ def _check_key(word: str) -> None:
 def _check_option(group: str, option: str, known: Sequence[str]) -> str:
     if option in known or (option == "none" and group in OPTIONAL_GROUPS):
         return option
-    hint = ""
-    if group == "env":
-        hint = f" Any gymnasium env: env=gym env.id={option if '-v' in option else 'ID'}."
     listed = ", ".join(known) if len(known) <= MANY else f"see rlzoo list {group}"
-    raise UsageError(f"unknown {group} '{option}'.{nearest(option, known)}{hint} Known: {listed}")
+    hint = foreign.choice_hint(group, option)
+    if group == "env":
+        hint = _env_hint(option, known)
+    hint = hint or nearest(option, known)
+    raise UsageError(f"unknown {group} '{option}'.{hint} Known: {listed}")
+
+
+def _env_hint(option: str, known: Sequence[str]) -> str:
+    """For a gymnasium id, the preset of that env; and how to use any other."""
+    if not re.search(r"-v\d+$", option):
+        return nearest(option, known) + " Any gymnasium env: env=gym env.id=ID."
+    name = option.rpartition("-v")[0]
+    same = [preset for preset in known if _env_id(preset).rpartition("-v")[0] == name]
+    hint = f" Did you mean '{same[0]}'?" if same else ""
+    return hint + (env_hint(option) or f" Any gymnasium env: env=gym env.id={option}.")
+
+
+def _env_id(preset: str) -> str:
+    """The id in the YAML file of an env, without its module."""
+    files = [root / "env" / f"{preset}.yaml" for root in _conf_dirs()]
+    text = next((file.read_text() for file in files if file.is_file()), "")
+    return (re.findall(r"^id: (?:.*:)?(.*)$", text, re.MULTILINE) or [""])[0]
 
 
 def _plugins_named_in(words: Sequence[str]) -> list[str]:
@@ -186,16 +223,17 @@ def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent)
     overrides = parse(words)
     for override in overrides:
         if override.sweep:
-            raise UsageError(f"'{override.word}' is a sweep: put -m before it")
+            *_, value = override.word.partition("=")
+            of_list = "" if "(" in value else f" (a list is '{override.key}=[{value}]')"
+            raise UsageError(f"'{override.word}' is a sweep: put -m before it{of_list}")
     chosen = {o.key: o.value for o in overrides if o.is_group}
     preset = f"{chosen.get('algo', 'dqn')}_{chosen.get('env', 'cartpole')}"
     presets = groups().get("experiment", []) if "experiment" not in chosen else []
     if preset in presets:
         note(f"using experiment={preset} (experiment=none turns it off)")
         return _compose([*overrides, *parse([f"experiment={preset}"])])
-    for name in presets:
-        if preset.startswith(f"{name}_"):
-            note(f"no preset for env={chosen['env']}; there is experiment={name}")
+    if "experiment" not in chosen and (other := _preset_of_the_same_env(overrides, preset)):
+        note(f"no preset for env={chosen.get('env', 'cartpole')}; there is experiment={other}")
     try:
         return _compose(overrides)
     except UsageError as error:
@@ -209,6 +247,20 @@ def compose(words: Sequence[str] = (), *, note: Callable[[str], None] = _silent)
         raise error from None
 
 
+def _preset_of_the_same_env(overrides: Sequence[Override], preset: str) -> str:
+    """A preset for the chosen algorithm and another name of the chosen env, or ''."""
+    given = {override.key: str(override.value) for override in overrides}
+    algo, env = given.get("algo", "dqn"), given.get("env", "cartpole")
+    same = [
+        name
+        for name in groups()["env"]
+        if env == "gym" and given.get("env.id", "").rpartition(":")[2] == _env_id(name)
+    ]
+    names = {f"{algo}_{name}" for name in same}
+    presets = groups().get("experiment", [])
+    return next((n for n in presets if n in names or preset.startswith(f"{n}_")), "")
+
+
 def _compose(overrides: Sequence[Override]) -> RunConfig:
     words = []
     for override in overrides:
@@ -217,6 +269,9 @@ def _compose(overrides: Sequence[Override]) -> RunConfig:
         elif override.value != "none":
             words.append(f"{override.key}={override.value}")
     values = _compose_with_hydra(words)
+    env = values["env"]
+    if env["name"] == "gym" and env.get("id") and "env.name" not in {o.key for o in overrides}:
+        env["name"] = str(env["id"]).rpartition(":")[2]  # what its runs are called
     _apply_where_known(values, explicit={override.key for override in overrides})
     return from_mapping(values)
 
@@ -280,25 +335,36 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
     given = dict(values)
     if isinstance(given.get("plugins"), list | tuple):
         plugins.load_plugins(given["plugins"])
-    parts: dict[str, Any] = {}
+    classes: dict[str, type] = {"env": EnvConfig, "eval": EvalConfig, "logger": LoggerConfig}
     for kind in KINDS:
-        node = given.pop(kind, None)
+        node = given.get(kind)
         if node is None and kind != "algo":
-            parts[kind] = None
             continue
         if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
             raise UsageError(f"{kind}: got {node!r}, expected a choice such as {kind}=NAME")
-        parts[kind] = read(registry.get(kind, node["name"])[1], node, kind)
-    classes = {"env": EnvConfig, "eval": EvalConfig, "logger": LoggerConfig}
-    for kind, settings_class in classes.items():
-        parts[kind] = read(settings_class, given.pop(kind, None) or {}, kind)
-    for key in given.keys() - {field.name for field in fields(RunConfig)}:
-        for name in _flat(plain(parts)):
-            if name.endswith(f".{key}"):
-                raise UsageError(f"unknown setting '{key}'. Did you mean '{name}'?")
-    config = read(RunConfig, {**parts, **given})
+        classes[kind] = registry.get(kind, node["name"])[1]
+    try:
+        parts = {kind: read(cls, given.get(kind) or {}, kind) for kind, cls in classes.items()}
+        config = read(RunConfig, {**dict.fromkeys(KINDS), **given, **parts})
+    except UnknownSetting as error:
+        raise _unknown(error, given, classes) from None
     _check_combinations(config)
     return config
+
+
+def _unknown(
+    error: UnknownSetting, given: Mapping[str, Any], classes: Mapping[str, type]
+) -> UsageError:
+    """What an unknown setting may have been meant for, among all that this run has."""
+    known = {*(field.name for field in fields(RunConfig)), *OPTIONAL_GROUPS, "resume"}
+    known -= set(KINDS) - classes.keys()
+    known |= _flat({kind: defaults(cls) for kind, cls in classes.items()}).keys()
+    key, node = error.key, given.get(error.key)
+    while isinstance(node, Mapping) and len(node) == 1:  # of `ppo.gae_lambda`, all of it
+        [(name, node)] = node.items()
+        key = f"{key}.{name}"
+    hint = foreign.setting_hint(key, error.siblings, known, given["algo"]["name"])
+    return UsageError(f"unknown setting '{key}'.{hint}") if hint else error
 
 
 def _check_combinations(config: RunConfig) -> None:

@@ -66,6 +66,28 @@ class EpisodesPlayed:
         self.bar.close()
 
 
+class StepsPlayed:
+    """How many steps of one episode have been played, of which nobody knows how long it will be."""
+
+    def __init__(self, name: str) -> None:
+        self.bar = _bar(0, 0, " steps", unit_scale=False, name=name)
+        self.bar.leave, self.bar.total = False, None
+        self.name, self.steps, self.line_before = name, 0, time.monotonic()
+
+    def one_more(self) -> bool:
+        """Count a step; never the last one (a `stop` of `film_episode`)."""
+        self.steps += 1
+        self.bar.update()
+        now = time.monotonic()
+        if self.bar.disable and now - self.line_before >= FILE_SECONDS:
+            self.line_before = now
+            note(f"{self.name}: {self.steps:,} steps so far")
+        return False
+
+    def close(self) -> None:
+        self.bar.close()
+
+
 class ProgressBar:
     """How far a run is, on stderr: units done, speed, a few metrics, time left.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -13,6 +11,7 @@ from rlzoo.core.messages import Unfailing, note, warn
 from rlzoo.core.types import UsageError
 from rlzoo.envs.make import with_time_limit
 from rlzoo.io import checkpoint
+from rlzoo.io.hints import command
 from rlzoo.io.run_dir import RUNS, RunDir, provenance
 from rlzoo.run import config as configuration
 from rlzoo.run.build import Builder
@@ -102,13 +101,5 @@ def _train(run: Run) -> str:
     note(f"run directory {run.directory.path}")
     status = run.train()
     if status == "stopped":
-        note(f"stopped; go on with: {how_started()} {shlex.quote(f'resume={run.directory.path}')}")
+        note(f"stopped; go on with: {command(f'resume={run.directory.path}')}")
     return status
-
-
-def how_started() -> str:
-    """The command that this program was started with, to be pasted into a shell."""
-    program = os.environ.get("RLZOO_COMMAND", sys.argv[0])  # as tools/rlzoo was called
-    if Path(program).name == "rlzoo":
-        return shlex.quote(program)
-    return f"{shlex.quote(sys.executable)} -m rlzoo"

@@ -7,11 +7,21 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from rlzoo.core.settings import nearest
 from rlzoo.core.types import UsageError
+from rlzoo.run.foreign import value_hint
+
+
+class UnknownSetting(UsageError):
+    """A key that is no setting; `siblings` are the names that could stand in its place."""
+
+    def __init__(self, key: str, siblings: Iterable[str], hint: str) -> None:
+        self.key, self.siblings = key, sorted(siblings)
+        super().__init__(f"unknown setting {key!r}.{hint} Known here: {', '.join(self.siblings)}")
+
 
 TOO_LARGE = 2.0**63  # for the integers of what counts in 64 bits
 
@@ -29,10 +39,7 @@ def read(cls: Any, values: Mapping[str, Any], path: str = "") -> Any:
     for key in values:
         if key not in fields:
             full = f"{path}.{key}" if path else str(key)
-            raise UsageError(
-                f"unknown setting {full!r}.{nearest(str(key), fields)} "
-                f"Known here: {', '.join(sorted(fields))}"
-            )
+            raise UnknownSetting(full, fields, nearest(str(key), fields))
     arguments = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
@@ -52,13 +59,15 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):  # of one type and None
         if value is None and type(None) in arguments:
             return None
+        if isinstance(value, str) and value.lower() == "none" and str not in arguments:
+            raise UsageError(f"{name}: got {value!r}. Did you mean 'null'?")
         return _convert(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:
         for choice in arguments:
             if choice == value and type(choice) is type(value):
                 return choice
         choices = [str(c) for c in arguments]
-        hinted = nearest(str(value), choices)
+        hinted = value_hint(name, str(value)) or nearest(str(value), choices)
         raise UsageError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.{hinted}")
     if origin is tuple:
         return _convert_tuple(arguments, value, name)
@@ -101,7 +110,8 @@ def _convert_scalar(hint: type, value: Any, name: str) -> Any:
         if hint is int and number is not None and number.is_integer():
             return int(number)
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    raise UsageError(f"{name}: got {value!r}, expected {words[hint]}")
+    hinted = value_hint(name, str(value))
+    raise UsageError(f"{name}: got {value!r}, expected {words[hint]}" + (hinted and f".{hinted}"))
 
 
 def _number(value: Any) -> float | None:

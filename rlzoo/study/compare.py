@@ -29,6 +29,7 @@ class RunRecord:
     path: Path
     settings: dict[str, Any]  # flat: 'algo.lr' -> 0.001; empty if unreadable
     failure: str = ""
+    status: str = ""  # 'running' may also have been killed
     curve: Curve | None = None
     result: Mapping[str, Any] | None = None  # result.json of a finished run
 
@@ -51,7 +52,7 @@ def read_run(path: Path) -> RunRecord:
         if status == "failed":
             return RunRecord(path, settings, f"stopped with an error, see {path}")
         result = _json(path / "result.json") if (path / "result.json").exists() else None
-        record = RunRecord(path, settings, "", read_curve(path / RECORD, CURVE), result)
+        record = RunRecord(path, settings, "", status, read_curve(path / RECORD, CURVE), result)
         _ = record.test_return
     except RlzooError as error:
         return RunRecord(path, settings, str(error))
@@ -92,6 +93,11 @@ class Group:
     runs: tuple[RunRecord, ...]  # those that can be used
     failed: int
 
+    @property
+    def unfinished(self) -> tuple[RunRecord, ...]:
+        """Runs without a result: still running, stopped or killed."""
+        return tuple(run for run in self.runs if run.result is None)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -99,10 +105,14 @@ class Comparison:
     groups: tuple[Group, ...]
 
     def table(self) -> str:
-        """Failed runs first, then one row for each group, as plain text."""
+        """Failed and unfinished runs first, then one row for each group, as plain text."""
         # One line each, whatever a library wrote.
         lines = [f"FAILED {run.path}: {' '.join(run.failure.split())}" for run in self.failures]
-        header = ["settings", "runs", "failed", "tested", "test return (IQM)", "95 % interval"]
+        for run in (run for group in self.groups for run in group.unfinished):
+            status = "running, or killed" if run.status == "running" else run.status
+            lines.append(f"UNFINISHED {run.path}: {status}")
+        header = ["settings", "runs", "failed", "unfinished", "tested", "test return (IQM)"]
+        header.append("95 % interval")
         rows = [[*header, "last evaluation (IQM)", "steps"]]
         rows += [_row(group) for group in self.groups]
         return "\n".join([*lines, *([""] if lines else []), text_table(rows)])
@@ -130,6 +140,7 @@ def _row(group: Group) -> list[str]:
         group.label,
         str(len(group.runs) + group.failed),
         str(group.failed),
+        str(len(group.unfinished)),
         str(len(tests)),
         f"{iqm(tests):.4g}" if tests else "-",
         interval if len(tests) > 1 else "-",

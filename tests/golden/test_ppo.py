@@ -369,7 +369,7 @@ def test_returns_that_are_all_equal_give_a_finite_explained_variance():
 @pytest.mark.parametrize(
     ("observations", "actions", "settings", "text"),
     [
-        (spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 2]), {}, "expected Discrete, or Box"),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(0, 9, (1,), np.int64), {}, "or Box of floats"),
         (spaces.Discrete(3), spaces.Discrete(2), {"normalize_obs": True}, "expected a Box"),
         (spaces.Box(0, 255, (2,), np.uint8), spaces.Discrete(2), {"normalize_obs": True}, "Box"),
     ],

@@ -158,16 +158,6 @@ def test_actions_of_any_shape_are_flat_inside() -> None:
     assert action_B.shape == (4, 2, 3) and action_B.dtype == np.float64
 
 
-@pytest.mark.parametrize(
-    "space",
-    [spaces.MultiDiscrete([2, 3]), spaces.Box(0, 9, (1,), np.int64), spaces.MultiBinary(2)],
-    ids=str,
-)
-def test_other_actions_are_refused(space: spaces.Space) -> None:
-    with pytest.raises(UsageError, match="expected Discrete, or Box of floats"):
-        make_distribution(space)
-
-
 def test_orthogonal_weights_and_zero_biases() -> None:
     net = network()
     for mlp, last in ((net.policy, 0.01), (net.value, 1.0)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from rlzoo.cli.main import HELP, VERBS, main
+from rlzoo.io.hints import command
 from rlzoo.run import config as configuration
 
 SLOW_MODULES = ("torch", "tensorboard", "matplotlib", "gymnasium")
@@ -85,6 +87,38 @@ def test_options_may_stand_anywhere(capsys, option):
     for words in ([*option, "seed=4"], ["seed=4", *option], ["train", "seed=4", *option]):
         assert main(words) == 0
         assert "seed: 4\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "on_path", "name"),
+    [
+        ("tools/rlzoo", None, "tools/rlzoo"),
+        ("/my clone/tools/rlzoo", None, "'/my clone/tools/rlzoo'"),
+        ("", "/usr/bin/rlzoo", "rlzoo"),
+        ("", None, f"{shlex.quote(sys.executable)} -m rlzoo"),
+    ],
+)
+def test_a_hint_is_a_command_that_can_be_pasted(monkeypatch, typed, on_path, name):
+    monkeypatch.setenv("RLZOO_COMMAND", typed)
+    monkeypatch.setattr("shutil.which", lambda _: on_path)
+    pasted = command("resume=it's here", "algo.phases=[vision]")
+    words = [*shlex.split(name), "resume=it's here", "algo.phases=[vision]"]
+    assert shlex.split(pasted) == words
+
+
+@pytest.mark.parametrize("verb", [["play", "nowhere"], ["demos", "play", "nowhere"]])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("x.mp4", "file=x.mp4 needs the extra video: tools/setup.sh video installs it"),
+        ("x.avi", "file: got 'x.avi', expected a name that ends in .gif or .mp4"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_refused_first(monkeypatch, capsys, verb, file, said):
+    monkeypatch.setattr("rlzoo.cli.options.find_spec", lambda _: None)
+    assert main([*verb, f"file={file}"]) == 64
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_version(capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rlzoo.cli.main import main
 from rlzoo.run.statistics import bootstrap_interval, iqm
 from rlzoo.study.compare import compare, find_runs, read_run
 
@@ -55,8 +56,8 @@ def test_groups_by_everything_but_the_seed(tmp_path: Path) -> None:
     assert header[0] == "settings"
     low, high = bootstrap_interval(returns, iqm)
     interval = f"{low:.4g} to {high:.4g}"
-    assert first == [result.groups[0].label, "4", "0", "4", "2.5", interval, "2.5", "2,000"]
-    assert second == [result.groups[1].label, "1", "0", "1", "9", "-", "1", "2,000"]
+    assert first == [result.groups[0].label, "4", "0", "0", "4", "2.5", interval, "2.5", "2,000"]
+    assert second == [result.groups[1].label, "1", "0", "0", "1", "9", "-", "1", "2,000"]
 
 
 def test_labels_say_what_differs(tmp_path: Path) -> None:
@@ -82,7 +83,55 @@ def test_unfinished_run_is_drawn_but_has_no_test(tmp_path: Path) -> None:
     assert (record.failure, record.test_return) == ("", None)
     assert record.curve is not None
     assert record.curve[0].tolist() == [1000, 2000]
-    assert cells(compare([path]).table())[2][1:6] == ["1", "0", "0", "-", "-"]
+    told, _, _, _, row = cells(compare([path]).table())
+    assert told == [f"UNFINISHED {path}: running, or killed"]
+    assert row[1:7] == ["1", "0", "1", "0", "-", "-"]
+
+
+def test_stopped_and_killed_runs_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1, test=None, status="running")
+    make_run(tmp_path / "c", seed=2, test=None, status="stopped")
+    make_run(tmp_path / "d", seed=3, test=None, status="failed")
+    failed, first, second, _, _, _, row = cells(compare([tmp_path]).table())
+    assert failed[0].startswith(f"FAILED {tmp_path / 'd'}")
+    assert first == [f"UNFINISHED {tmp_path / 'b'}: running, or killed"]
+    assert second == [f"UNFINISHED {tmp_path / 'c'}: stopped"]
+    assert row[1:5] == ["4", "1", "2", "1"]
+
+
+@pytest.mark.parametrize("path", ["nothing", "empty"])
+def test_a_comparison_of_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["compare", path]) == 64
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rlzoo: error: compare: {path}")
+    assert [file.name for file in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_the_picture_is_put_beside_what_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        make_run(Path("sweep") / str(seed), seed=seed)
+    for words in (["sweep"], ["sweep/0", "sweep/1"]):
+        assert main(["compare", *words]) == 0
+        (tmp_path / "sweep" / "compare.png").unlink()
+    assert main(["compare", "sweep", "file=mine.png"]) == 0
+    assert (tmp_path / "mine.png").exists()
+
+
+def test_no_picture_is_made_without_a_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", values=())
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "no learning curves" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.png"))
 
 
 def spoil(name: str, content: str | bytes | None) -> Any:

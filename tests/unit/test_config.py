@@ -148,7 +148,42 @@ def test_no_preset_where_it_is_turned_off(none):
     assert config.algo.alpha == 0.1
 
 
-@pytest.mark.parametrize("words", [["algo=sarsa", "env=taxi"], ["env=gym", "env.id=CartPole-v1"]])
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        (["env=gym", "env.id=CartPole-v1"], "dqn_cartpole"),
+        (["algo=ppo", "env=gym", "env.id=Hopper-v5"], "ppo_hopper_mujoco"),
+        (["algo=world_models", "env=gym", "env.id=CarRacing-v3"], "world_models_car_racing"),
+        (
+            ["algo=gail", "env=gym", "env.id=rlzoo.envs.zoo.bullet:HopperBulletEnv-v0"],
+            "gail_hopper_bullet",
+        ),
+    ],
+)
+def test_a_preset_for_the_env_by_its_id_is_pointed_out(words, preset):
+    notes: list[str] = []
+    compose(words, note=notes.append)
+    assert notes == [f"no preset for env=gym; there is experiment={preset}"]
+
+
+def test_the_obvious_words_find_the_preset_of_car_racing():
+    notes: list[str] = []
+    config = compose(["algo=world_models", "env=car_racing"], note=notes.append)
+    assert notes == ["using experiment=world_models_car_racing (experiment=none turns it off)"]
+    assert (config.env.id, config.algo.collect.episodes) == ("CarRacing-v3", 400)
+
+
+@pytest.mark.parametrize(
+    ("id", "name"),
+    [("Pendulum-v1", "Pendulum-v1"), ("rlzoo.envs.zoo.bullet:AntBulletEnv-v0", "AntBulletEnv-v0")],
+)
+def test_runs_of_any_gymnasium_env_are_named_after_its_id(id, name):
+    assert compose(["algo=ppo", "env=gym", f"env.id={id}"]).env.name == name
+    assert compose(["algo=ppo", "env=gym", f"env.id={id}", "env.name=mine"]).env.name == "mine"
+    assert compose(["env=cartpole", "env.id=Acrobot-v1"]).env.name == "cartpole"
+
+
+@pytest.mark.parametrize("words", [["algo=sarsa", "env=taxi"], ["env=gym", "env.id=Pendulum-v1"]])
 def test_no_preset_where_there_is_none(words):
     notes: list[str] = []
     compose(words, note=notes.append)

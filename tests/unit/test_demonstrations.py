@@ -20,6 +20,7 @@ from rlzoo.demonstrations import experts
 from rlzoo.demonstrations import fit as demonstration_fit
 from rlzoo.demonstrations.files import DemonstrationsConfig, chosen, encode, load
 from rlzoo.demonstrations.fit import auc, fit_report
+from rlzoo.demonstrations.formats import arrays
 from rlzoo.demonstrations.recording import record, replay
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.episodes import EpisodeEnv
@@ -87,6 +88,20 @@ def test_there_and_back(tmp_path_factory, lengths, obs_shape, action_shape, dtyp
             continue
         left, right = getattr(before, name), getattr(after, name)
         assert np.array_equal(left, right) and left.dtype == right.dtype, name
+
+
+@pytest.mark.parametrize("format", ["imitation", "flat"])
+def test_a_file_without_rewards_is_read(tmp_path, format, capsys):
+    """Nothing learns from them, and imitation's own `Trajectory` has none."""
+    before = made([4, 1, 3])
+    members = arrays(before, format)
+    del members["rews"]
+    np.savez(tmp_path / "d.npz", **members)
+    after = load(tmp_path / "d.npz")
+    assert np.array_equal(after.obs, before.obs) and np.array_equal(after.action, before.action)
+    assert after.returns.tolist() == [0, 0, 0]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("d.npz: has no rewards (rews), which are taken for 0")
 
 
 def test_what_imitation_itself_reads(tmp_path):
@@ -269,7 +284,8 @@ def test_arrays_that_do_not_fit_each_other(changes, match):
 # The choice of an algorithm ----------------------------------------------------------------------
 
 
-def test_chosen_demonstrations(tmp_path):
+def test_chosen_demonstrations(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLZOO_COMMAND", "tools/rlzoo")
     path = tmp_path / "d.npz"
     path.write_bytes(encode(made([4, 1, 3]), "imitation"))
     config = DemonstrationsConfig(path=str(path))
@@ -286,7 +302,7 @@ def test_chosen_demonstrations(tmp_path):
         chosen(missing)
     assert str(caught.value) == (
         "algo.demonstrations.path: no file 'no/x.npz'; make it with: "
-        "rlzoo demos record expert=HopperBulletEnv-v0 episodes=25 file=no/x.npz"
+        "tools/rlzoo demos record expert=HopperBulletEnv-v0 episodes=25 file=no/x.npz"
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from experts import with_demonstrations
+from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_layers import FLOORS, PACKAGE, cost, lines
 from world_models_parts import pictures_store
@@ -24,6 +25,7 @@ from world_models_parts import pictures_store
 from rlzoo.cli import main as cli
 from rlzoo.core import registry
 from rlzoo.core.types import UsageError
+from rlzoo.envs.packages import EXTRAS
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
 from rlzoo.run.run import Run
@@ -177,6 +179,51 @@ def test_a_sweep_with_an_unfinished_run_is_not_measured(tmp_path: Path) -> None:
     (sweep / "1" / "result.json").unlink()
     with pytest.raises(SystemExit, match=f"not finished: {sweep}/1$"):
         results.measure(sweep)
+
+
+# --- what each algorithm takes ------------------------------------------------------------------
+
+ACTIONS = {
+    "discrete": (spaces.Discrete(3),),
+    "several at once": (spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)),
+    "continuous": (spaces.Box(-1, 1, (3,)),),
+}
+OBSERVED = {"world_models": spaces.Box(0, 255, (64, 64, 3), np.uint8)}
+DISCRETE = ("q_learning", "sarsa")  # observe a table's rows; the others vectors
+
+
+def accepts(algo: str, actions: Any) -> bool:
+    algorithm, settings = registry.get("algo", algo)
+    vector = spaces.Discrete(5) if algo in DISCRETE else spaces.Box(-1, 1, (4,))
+    try:
+        algorithm.check_spaces(settings(), OBSERVED.get(algo, vector), actions)
+    except UsageError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("algo", [name for name in ALGORITHMS if name != "gail_as_printed"])
+def test_the_table_of_algorithms_says_which_actions_they_take(algo: str) -> None:
+    page = (DOCS / "algorithms.md").read_text()
+    [row] = re.findall(rf"^\| \[`{algo}`\]\(#{algo}\) \| [^|]* \| ([^|]*) \|", page, re.MULTILINE)
+    for kind, some in ACTIONS.items():
+        assert [accepts(algo, one) for one in some] == [kind in row.split(", ")] * len(some), kind
+
+
+def test_the_table_of_extras_is_complete() -> None:
+    extras = {row[0] for row in table((DOCS / "configuration.md").read_text(), "Extras")}
+    assert extras == EXTRAS.keys()
+
+
+def test_the_errors_that_the_page_shows_are_the_ones_that_are_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    section = (DOCS / "configuration.md").read_text().split("\n## What is refused\n")[1]
+    shown = re.findall(r"^\$ rlzoo (.*)\n(rlzoo: .*)$", section.split("\n## ")[0], re.MULTILINE)
+    assert len(shown) >= 8
+    for typed, said in shown:
+        assert cli.main(typed.split()) == 64
+        assert capsys.readouterr().err.splitlines()[-1].startswith(said.removesuffix("..."))
 
 
 # --- metrics ------------------------------------------------------------------------------------

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
+import tomllib
 import warnings
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from rlzoo.core.seeding import SELECT, TEST, TRAIN
 from rlzoo.core.types import EnvError, UsageError
 from rlzoo.envs.checks import SpaceCheck
 from rlzoo.envs.episodes import EpisodeEnv
 from rlzoo.envs.make import EnvConfig, make_env, make_vector, restore_class
+from rlzoo.envs.packages import EXTRAS, env_hint
 from rlzoo.envs.restore import probe_restore
+from rlzoo.nets.mlp import vector_encoder
 from rlzoo.run.strict import read
 
 
@@ -26,7 +34,15 @@ from rlzoo.run.strict import read
         ("CartPole-v7", "Did you mean 'CartPole-v"),
         ("LunarLander-v2", "Did you mean 'LunarLander-v3'"),
         ("no_such_module:X-v0", "no_such_module"),
-        ("ALE/Pong-v5", "ALE"),
+        (
+            "ALE/Pong-v5",
+            "It is known as env.id=ale_py:ALE/Pong-v5 with the package of 'pip install",
+        ),
+        ("PongNoFrameskip-v4", "what prepares its frames is not in rlzoo yet"),
+        ("VizdoomTakeCover-v1", "env.id=rlzoo.envs.zoo.takecover:TakeCover-v0"),
+        ("MiniGrid-Empty-5x5-v0", "pip install minigrid"),
+        ("dm_control/hopper-hop-v0", "env.id=shimmy:dm_control/hopper-hop-v0"),
+        ("FetchReach-v4", "pip install gymnasium-robotics"),
         ("what is this", "got 'what is this'"),
         ("", "env.id=CartPole-v1"),
     ],
@@ -36,6 +52,59 @@ def test_unknown_ids_are_refused_with_the_config(id: str, expected: str) -> None
         read(EnvConfig, {"id": id}, "env")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_ids_of_pybullet_are_known_before_it_is_imported() -> None:
+    assert env_hint("InvertedPendulumBulletEnv-v0") == (
+        " It is known as env.id=rlzoo.envs.zoo.bullet:InvertedPendulumBulletEnv-v0 with the "
+        "package of 'tools/setup.sh bullet'."
+    )
+    assert env_hint("CartPole-v1") == ""
+
+
+@pytest.mark.parametrize("id", ["HopperJump-v0", "Runner-v1", "FlappyBird-v0", "Duckietown-v0"])
+def test_no_id_is_guessed_that_is_another_env(id: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(EnvConfig, {"id": id}, "env")
+    assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["max_episode_steps", "render_mode"])
+def test_what_is_no_argument_of_an_env_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=rf"^env\.kwargs\.{key}: that is no argument of an env, "):
+        read(EnvConfig, {"id": "CartPole-v1", "kwargs": {key: 5}}, "env")
+
+
+@pytest.mark.parametrize(
+    ("id", "module", "extra", "instead"),
+    [
+        ("Hopper-v5", "mujoco", "mujoco", "env=hopper_bullet"),
+        ("rlzoo.envs.zoo.takecover:TakeCover-v0", "vizdoom", "vizdoom", "all other envs"),
+        ("rlzoo.envs.zoo.hopper:Hopper11BulletEnv-v0", "pybullet", "bullet", "hopper_mujoco"),
+    ],
+)
+def test_a_missing_extra_is_named_with_what_works_without(
+    monkeypatch: pytest.MonkeyPatch, id: str, module: str, extra: str, instead: str
+) -> None:
+    loaded = [m for m in sys.modules if m.startswith(("rlzoo.envs.zoo", "gymnasium.envs.mujoco"))]
+    for name in loaded:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError) as caught:
+        make_env(EnvConfig(id=id))
+    [line] = str(caught.value).splitlines()
+    assert f"needs the extra {extra}: tools/setup.sh {extra} installs it" in line
+    assert instead in line
+
+
+def test_every_extra_that_a_user_can_need_is_known() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    packages = project["optional-dependencies"]
+    assert packages.keys() - EXTRAS.keys() == {"bench", "dev"}
+    for extra, (modules, install, _) in EXTRAS.items():
+        wanted = [re.split("[><=]", package)[0] for package in packages[extra]]
+        assert shlex.split(install) == wanted, extra
+        assert modules
 
 
 def test_wrong_arguments_and_missing_packages_are_one_line() -> None:
@@ -114,6 +183,52 @@ def test_tuples_and_dicts_of_observations_become_arrays() -> None:
         assert SpaceCheck(env.observation_space, action=False).fits(env.reset()[0])
     finally:
         del gymnasium.registry["Dict-v0"]
+
+
+class Camera(gymnasium.Env):
+    """A picture of bytes beside a speed, in a Dict or a Tuple, one inside the other or not."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, layout: str, high: int = 255) -> None:
+        picture = gymnasium.spaces.Box(0, high, (2, 2), np.uint8)
+        speed = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+        values = np.array([[0, high], [high, 0]], np.uint8), np.array([7], np.float32)
+        both = gymnasium.spaces.Tuple([picture, speed])
+        self.observation_space, self.value = {
+            "dict": (
+                gymnasium.spaces.Dict(picture=picture, speed=speed),
+                {"picture": values[0], "speed": values[1]},
+            ),
+            "tuple": (both, values),
+            "nested": (gymnasium.spaces.Dict(both=both), {"both": values}),
+            "bytes": (
+                gymnasium.spaces.Dict(a=picture, b=picture),
+                {"a": values[0], "b": values[0]},
+            ),
+        }[layout]
+
+    def reset(self, *, seed=None, options=None):
+        return self.value, {}
+
+
+@pytest.mark.parametrize("high", [255, 51])
+@pytest.mark.parametrize("layout", ["dict", "tuple", "nested", "bytes"])
+def test_an_image_among_other_observations_is_scaled_by_its_bounds(layout: str, high: int) -> None:
+    gymnasium.register("Camera-v0", entry_point=Camera)
+    try:
+        env = make_env(EnvConfig(id="Camera-v0", kwargs={"layout": layout, "high": high}))
+    finally:
+        del gymnasium.registry["Camera-v0"]
+    picture = [0, 1, 1, 0]
+    obs = env.reset()[0]
+    assert obs.tolist() == picture + (picture if layout == "bytes" else [7])
+    assert env.observation_space.high[:4].tolist() == [1] * 4
+    assert SpaceCheck(env.observation_space, action=False).fits(obs)
+    # What a policy and a discriminator get is this array, without another scale.
+    assert vector_encoder(env.observation_space)(torch.from_numpy(obs)[None]).tolist() == [
+        obs.tolist()
+    ]
 
 
 def trajectory(run_seed: int = 0, purpose: str = TRAIN, env_index: int = 0) -> list[float]:

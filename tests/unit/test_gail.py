@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from experts import with_demonstrations
 from gymnasium import spaces
 
 from rlzoo.algos.gail.airl import AIRL, AIRLConfig
@@ -397,9 +398,19 @@ def test_a_clone_has_no_gsde():
 def test_the_agents_settings_are_named_as_they_are_here():
     with pytest.raises(UsageError, match=r"^algo\.ppo\.rollout_env_steps: got 50, expected"):
         compose(["algo=gail", "env=cartpole", "env.num_envs=4", "algo.ppo.rollout_env_steps=50"])
-    config = GAILConfig(generator="trpo", trpo=TRPOConfig(normalize_obs=True))
-    with pytest.raises(UsageError, match=r"^algo\.trpo\.normalize_obs=true: got observations"):
-        GAIL.check_spaces(config, spaces.Discrete(3), spaces.Discrete(2))
+
+
+@pytest.mark.parametrize("algo", ["gail", "airl"])
+def test_the_defaults_take_discrete_observations(algo):
+    """They normalise vectors; codes stay as they are."""
+    config = compose([f"algo={algo}", "env=frozenlake", "experiment=none", "debug=tiny"])
+    assert config.algo.ppo.normalize_obs
+    config = with_demonstrations(config)
+    algorithm = build(config)
+    algorithm.step()
+    assert algorithm.generator.obs_normalizer is None
+    vector = build(with_demonstrations(compose([f"algo={algo}", "env=cartpole", "debug=tiny"])))
+    assert vector.generator.obs_normalizer is not None
 
 
 @pytest.mark.parametrize(

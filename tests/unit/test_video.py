@@ -49,7 +49,14 @@ def test_mp4_with_ffmpeg(tmp_path: Path) -> None:
 
 def test_suffix_of_the_path_is_not_doubled(tmp_path: Path) -> None:
     assert video.write_video(tmp_path / "film.gif", moving_bar(), fps=20).name == "film.gif"
-    assert video.write_video(tmp_path / "film.mp4", moving_bar(), fps=20).stem == "film"
+
+
+def test_a_film_that_was_asked_for_as_mp4_is_not_written_under_another_name(
+    tmp_path: Path, no_ffmpeg: None
+) -> None:
+    with pytest.raises(OSError, match=r"film\.mp4: no film in mp4 can be made here"):
+        video.write_video(tmp_path / "film.mp4", moving_bar(), fps=20)
+    assert not list(tmp_path.iterdir())
 
 
 def test_broken_ffmpeg_falls_back_to_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,11 @@ class GAILConfig:
         """The settings of the agent that is chosen."""
         return self.ppo if self.generator == "ppo" else self.trpo
 
+    def agent_for(self, space: spaces.Space) -> PPOConfig | TRPOConfig:
+        """The agent's settings; codes and images are not normalised (nor are they by bc)."""
+        is_vector = isinstance(space, spaces.Box) and space.dtype != np.uint8
+        return self.agent if is_vector else replace(self.agent, normalize_obs=False)
+
 
 @contextmanager
 def _agents_names(generator: str) -> Iterator[None]:
@@ -130,7 +135,8 @@ class GAIL(Algorithm):
         self.config, self.setup = config, setup
         self.total_env_steps = setup.total_env_steps
         self.env = env = setup.env
-        self.generator = GENERATORS[config.generator](config.agent, setup)
+        agent = config.agent_for(env.observation_space)
+        self.generator = GENERATORS[config.generator](agent, setup)
         self.counters, self.policy = self.generator.counters, self.generator.policy
         self.rng = numpy_generator(setup.seed, "discriminator")
         with torch_seed(setup.seed, "discriminator"):
@@ -176,7 +182,7 @@ class GAIL(Algorithm):
     def check_spaces(
         config: GAILConfig, observation_space: spaces.Space, action_space: Any
     ) -> None:
-        agent = config.agent
+        agent = config.agent_for(observation_space)
         with _agents_names(config.generator):
             GENERATORS[config.generator].check_spaces(agent, observation_space, action_space)
         Features(observation_space, action_space)  # refuses what it cannot read

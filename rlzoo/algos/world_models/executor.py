@@ -173,9 +173,9 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UsageError(
-            f"executor=ray: {error}; it needs the extra ray (in a clone: tools/setup.sh ray)"
-        ) from error
+        from rlzoo.envs.packages import missing
+
+        raise UsageError(f"algo.controller.executor=ray {missing(error)}") from error
     return ray
 
 

@@ -15,16 +15,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pybullet
+import pybullet_data
 from gymnasium.envs.registration import load_env_creator
-
-try:
-    import pybullet
-    import pybullet_data
-    from pybullet_envs_gymnasium.env_bases import Camera, MJCFBaseBulletEnv
-    from pybullet_envs_gymnasium.gym_locomotion_envs import WalkerBaseBulletEnv
-    from pybullet_utils.bullet_client import BulletClient
-except ImportError as error:
-    raise ImportError(f"{error} (tools/setup.sh bullet installs PyBullet)") from error
+from pybullet_envs_gymnasium.env_bases import Camera, MJCFBaseBulletEnv
+from pybullet_envs_gymnasium.gym_locomotion_envs import WalkerBaseBulletEnv
+from pybullet_utils.bullet_client import BulletClient
 
 MODELS = Path(pybullet_data.getDataPath())
 ORIGINALS = "pybullet_envs_gymnasium."
