@@ -19,7 +19,7 @@ from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import EnvError, RlzooError, UsageError
 from rlzoo.envs.batch import EpisodeBatch, GymEpisodes
 from rlzoo.envs.envpool import EnvPoolEpisodes, EnvPoolVectorEnv, make_pool, probe_pool
-from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass, faults_as
+from rlzoo.envs.episodes import Env, EpisodeEnv, RestoreClass
 from rlzoo.envs.packages import env_hint, missing
 from rlzoo.envs.process import ProcessVectorEnv
 from rlzoo.envs.process_batch import ProcessEpisodes
@@ -107,17 +107,21 @@ def find_spec(id: str) -> EnvSpec:
     if not id:
         raise UsageError("env.id: got nothing, expected a gymnasium id such as env.id=CartPole-v1")
     module, _, name = id.rpartition(":")
-    if module:
-        with faults_as(UsageError, f"env.id: got '{id}', whose module cannot be imported: "):
-            importlib.import_module(module)
     try:
+        if module:
+            importlib.import_module(module)
         return gymnasium.spec(name)
+    except KeyboardInterrupt:
+        raise
     except ImportError as error:
         raise UsageError(f"env.id: got '{id}', which {missing(error)}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = env_hint(name) or _nearest_id(name)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
+    except BaseException as error:
+        text = f"env.id: got '{id}', whose module cannot be imported: {cause(error)}"
+        raise UsageError(text) from error
 
 
 def with_time_limit(config: EnvConfig) -> EnvConfig:
