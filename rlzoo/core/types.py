@@ -85,6 +85,10 @@ class Record:
         for name, value in state.items():
             if name not in known:
                 raise DataError(f"state: got '{name}', expected one of {', '.join(sorted(known))}")
+            own, is_whole = getattr(self, name), type(value) is int and 0 <= value < 2**63
+            other = value is None or isinstance(value, str if isinstance(own, str) else int | float)
+            if not (is_whole if type(own) is int else other):
+                raise DataError(f"state: {name}: got {value!r:.60}, expected one such as {own!r}")
             setattr(self, name, value)
 
 

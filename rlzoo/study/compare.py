@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlzoo.core.types import RlzooError
 from rlzoo.io import files
-from rlzoo.io.logger import RECORD, read_curve
+from rlzoo.io.logger import RECORD, bounded, read_curve
+from rlzoo.io.regular import foreign
 from rlzoo.run import config as configuration
 from rlzoo.run.evaluate import text_table
 from rlzoo.run.statistics import bootstrap_interval, iqm
@@ -38,31 +40,28 @@ class RunRecord:
         test = self.result["test"] if self.result is not None else {}
         if not test:
             return None
-        return float(test.get("best", test["last"])["return"]["mean"])
+        return bounded(test.get("best", test["last"])["return"]["mean"])
 
 
 def read_run(path: Path) -> RunRecord:
     """Read a run directory; whatever is wrong with it ends up in `failure`."""
     settings: dict[str, Any] = {}
     try:
-        text = files.read(path / "config.yaml").decode(errors="replace")
-        settings = flatten(configuration.load_yaml(text, f"{path}/config.yaml"))
-        status = _json(path / "status.json")["status"]
-        if status == "failed":
-            return RunRecord(path, settings, f"stopped with an error, see {path}")
-        result = _json(path / "result.json") if (path / "result.json").exists() else None
-        record = RunRecord(path, settings, "", read_curve(path / RECORD, CURVE), result)
-        _ = record.test_return
+        with foreign(path):
+            settings = flatten(configuration.read_yaml(path / "config.yaml"))
+            if _json(path / "status.json")["status"] == "failed":
+                return RunRecord(path, settings, f"stopped with an error, see {path}")
+            result = path / "result.json"
+            tested = _json(result) if os.path.lexists(result) else None
+            record = RunRecord(path, settings, "", read_curve(path / RECORD, CURVE), tested)
+            _ = record.test_return
     except RlzooError as error:
         return RunRecord(path, settings, str(error))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{path}: not as rlzoo writes it ({type(error).__name__}: {error})"
-        return RunRecord(path, settings, reason)
     return record
 
 
 def _json(path: Path) -> Any:
-    return files.parse_json(files.read(path), path)
+    return files.parse_json(files.read(path, limit=files.MAX_JSON_BYTES), path)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -79,8 +78,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Run directories among and below the given paths; one that is neither stands for itself."""
     found: dict[Path, None] = {}
     for path in paths:
-        marks = [*path.rglob("status.json"), *path.rglob("config.yaml")]
-        found |= dict.fromkeys(sorted({mark.parent for mark in marks}) or [path])
+        below = sorted(
+            Path(folder)
+            for folder, folders, names in os.walk(path)  # which follows no links
+            if {"status.json", "config.yaml"} & {*names, *folders}
+        )
+        found |= dict.fromkeys(below or [path])
     return list(found)
 
 
