@@ -13,4 +13,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory: it may be a stranger's, with a numpy.py in it
     sys.exit(main())

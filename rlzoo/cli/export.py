@@ -17,7 +17,7 @@ from rlzoo.run.build import close
 from rlzoo.run.saved import SavedRun, with_policy
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
-MAX_RECORD_BYTES = 2 << 30  # event files with films are the most of it
+MAX_RECORD_BYTES = 1 << 30  # event files with films are the most of it
 HALVED_FROM = 1024  # numbers in an array; smaller ones stay as they are
 
 
