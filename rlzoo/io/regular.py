@@ -108,5 +108,7 @@ def foreign(where: str | Path) -> Iterator[None]:
     except RlzooError:
         raise
     except _FOREIGN as error:
-        got = f"has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        got = (
+            f"has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        )
         raise DataError(f"{where}: not as rlzoo writes it: {got:.300}") from error

@@ -30,7 +30,7 @@ def load_plugins(modules: Iterable[str]) -> None:
             raise UsageError(f"plugins: got {module!r}, expected a module such as my_package.algo")
         # A plug-in in the current directory is found also when rlzoo runs as a console script.
         here = str(Path.cwd())
-        if here not in sys.path:
+        if here not in sys.path and not _run_dir_around(here):
             sys.path.append(here)
         try:
             _add_conf_dir(_import(module))
@@ -71,14 +71,19 @@ def _import(module: str) -> object:
         spec = None if name in sys.modules else importlib.util.find_spec(name)
         if spec is not None:
             places = [spec.origin] if spec.has_location else spec.submodule_search_locations
-            for place in map(os.path.realpath, filter(None, places or ())):
-                for folder in filter(is_run_dir, (Path(place), *Path(place).parents)):
+            for place in filter(None, places or ()):
+                if run_dir := _run_dir_around(place):
                     raise UsageError(
-                        f"plugins: '{module}' is inside the run directory {folder}, and nothing "
+                        f"plugins: '{module}' is inside the run directory {run_dir}, and nothing "
                         "is imported from there. If you trust it, copy it out"
                     )
         importlib.import_module(name)
     return sys.modules[module]
+
+
+def _run_dir_around(place: str) -> Path | None:
+    path = Path(os.path.realpath(place))
+    return next(filter(is_run_dir, (path, *path.parents)), None)
 
 
 def _add_conf_dir(module: object) -> None:

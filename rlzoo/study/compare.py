@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlzoo.core.messages import printable
 from rlzoo.core.types import RlzooError
 from rlzoo.io import files
 from rlzoo.io.logger import RECORD, bounded, read_curve
@@ -104,7 +105,8 @@ class Comparison:
     def table(self) -> str:
         """Failed runs first, then one row for each group, as plain text."""
         # One line each, whatever a library wrote.
-        lines = [f"FAILED {run.path}: {' '.join(run.failure.split())}" for run in self.failures]
+        failures = (f"{run.path}: {' '.join(run.failure.split())}" for run in self.failures)
+        lines = [f"FAILED {printable(failure)}" for failure in failures]
         header = ["settings", "runs", "failed", "tested", "test return (IQM)", "95 % interval"]
         rows = [[*header, "last evaluation (IQM)", "steps"]]
         rows += [_row(group) for group in self.groups]
@@ -170,5 +172,5 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
     for pair, own in zip(pairs, settings, strict=True):
         rivals = [s for p, s in zip(pairs, settings, strict=True) if p == pair]
         differing = [k for k in own if any(s.get(k) != own[k] for s in rivals)]
-        labels.append(" ".join([pair, *(f"{key}={own[key]}" for key in differing)]))
+        labels.append(printable(" ".join([pair, *(f"{key}={own[key]}" for key in differing)])))
     return labels

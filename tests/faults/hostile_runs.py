@@ -322,7 +322,12 @@ for _name, _says, _old, _new in (
     ("kwargs_text", r"env\.kwargs: got 'x'", r"^  kwargs: .*$", "  kwargs: x"),
     ("kwargs_unknown", r"env\.kwargs: ", r"^  kwargs: .*$", "  kwargs: {x: 1}"),
     ("unknown_env", "expected a known id", r"^  id: .*$", "  id: Nothing-v0"),
-    ("escapes", r"unknown algo", r"^  name: q_learning$", '  name: "\\e[2J\\a\\u202e"'),
+    (
+        "escapes",
+        r"unknown algo '\\x1b\[2J\\x07\\u202e'",
+        r"^  name: q_learning$",
+        '  name: "\\e[2J\\a\\u202e"',
+    ),
 ):
     add(
         f"config_{_name}",
@@ -366,10 +371,18 @@ for _name, _says, _change in (
     ("extra_counter", "got 'evil', expected one of", counters(evil=5)),
     ("logger_null", "checkpoints/step_", state(lambda t: t.update(logger=None))),
     ("logger_text", "checkpoints/step_", state(lambda t: t.update(logger="x"))),
-    ("logger_bytes", "metrics_bytes: got -1", state(lambda t: t["logger"].update(metrics_bytes=-1))),
+    (
+        "logger_bytes",
+        "metrics_bytes: got -1",
+        state(lambda t: t["logger"].update(metrics_bytes=-1)),
+    ),
     ("logger_step", "last_step: got nan", state(lambda t: t["logger"].update(last_step=NAN))),
     ("no_loop", "has no 'loop'", state(lambda t: t.pop("loop"))),
-    ("loop_time", "elapsed_seconds: got nan", state(lambda t: t["loop"].update(elapsed_seconds=NAN))),
+    (
+        "loop_time",
+        "elapsed_seconds: got nan",
+        state(lambda t: t["loop"].update(elapsed_seconds=NAN)),
+    ),
     (
         "window",
         "window: got counts",
@@ -473,12 +486,20 @@ def written(name: str, text: str) -> Change:
     return lambda gift: (gift.run / name).write_text(text) and None
 
 
+def grown(name: str, size: int) -> Change:
+    """A file with a hole: as large as that, and yet easy to send."""
+    return lambda gift: os.truncate(gift.run / name, size)
+
+
+MEAN = '{"test": {"last": {"return": {"mean": %s}}}}'
+
+
 for _name, _says, _change in (
     ("status_list", "status.json|not as rlzoo", written("status.json", "[1]")),
     ("status_deep", "not valid JSON|nested", written("status.json", "[" * 50_000)),
     ("result_text", "not as rlzoo", written("result.json", '{"test": "x"}')),
-    ("result_huge", "expected a number", written("result.json", '{"test": {"last": {"return": {"mean": 1e400}}}}')),
-    ("record_large", "bytes, expected at most", lambda g: os.truncate(g.run / "metrics.jsonl", 3 << 30)),
-    ("status_large", "bytes, expected at most", lambda g: os.truncate(g.run / "status.json", 80 << 20)),
+    ("result_huge", "expected a number", written("result.json", MEAN % "1e400")),
+    ("record_large", "bytes, expected at most", grown("metrics.jsonl", 3 << 30)),
+    ("status_large", "bytes, expected at most", grown("status.json", 80 << 20)),
 ):  # fmt: skip
     add_record(_name, _says, _change)

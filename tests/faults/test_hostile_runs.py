@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from hostile_runs import COMPARED, HOSTILE, Gift
 import rlzoo
 from rlzoo.cli.main import main
 from rlzoo.core.types import RlzooError
-from rlzoo.io import regular
+from rlzoo.io import checkpoint, regular
 from rlzoo.run import config as configuration
 from rlzoo.run import session
 from rlzoo.run.config import RunConfig
@@ -130,15 +132,15 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_run_directory(
-    name: str, gift: Gift, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hostile_run_directory(name: str, gift: Gift, capfd: pytest.CaptureFixture[str]) -> None:
     change, says = HOSTILE[name]
     change(gift)
     before = contents(gift.outside)
     verbs = [verb for verb in (*IN_PYTHON, *VERBS) if verb not in PICTURES]
     codes, said = {}, {}
-    for verb in [*verbs, "compare"] if name in COMPARED else verbs:
+    if name in COMPARED:  # to the others nothing is wrong with it
+        verbs = ["evaluate", "export", "resume", "compare"]
+    for verb in verbs:
         codes[verb], said[verb] = opened(verb, gift.run, capfd)
         assert contents(gift.outside) == before, f"{verb} has touched what is outside"
     assert not {"stranger", "antigravity", "gifts.run.evil"} & sys.modules.keys()
@@ -192,17 +194,66 @@ def test_nothing_inside_a_run_directory_is_imported_even_if_it_is_named(
 def test_within_a_run_directory_its_modules_are_not_found(
     gift: Gift, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    change, _ = HOSTILE["plugin_inside"]
-    change(gift)
+    (gift.run / "evil.py").write_text(gift.song)
+    file = gift.run / "config.yaml"
+    file.write_text(file.read_text().replace("plugins: []", "plugins: [evil]"))
     monkeypatch.chdir(gift.run)
-    for file in ("config.yaml",):
-        text = (gift.run / file).read_text()
-        (gift.run / file).write_text(text.replace("gifts.run.evil", "evil"))
     assert main(["evaluate", "."]) == 64
-    assert str(gift.run) not in sys.path
+    assert "names evil, and a saved file imports nothing" in capfd.readouterr().err
+    assert main(["evaluate", ".", "plugins=[evil]"]) == 64
+    assert "cannot import 'evil'" in capfd.readouterr().err
+    monkeypatch.syspath_prepend(gift.run)
     assert main(["evaluate", ".", "plugins=[evil]"]) == 64
     assert "is inside the run directory" in capfd.readouterr().err
     assert not (gift.outside / "canary").exists()
+
+
+def test_the_module_is_not_started_from_the_working_directory(gift: Gift) -> None:
+    (gift.run / "difflib.py").write_text(gift.song)  # which rlzoo imports at its start
+    words = [sys.executable, "-m", "rlzoo", "--version"]
+    subprocess.run(words, cwd=gift.run, check=True, capture_output=True)
+    assert not (gift.outside / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("artefacts", "says"),
+    [
+        ({}, "not a run of world_models"),
+        ({"about": 5, "left": {}}, "made with 5"),
+        ({"left": [1]}, "not as rlzoo writes it"),
+        ({"left": {"collect": 5}}, "collect: got 5"),
+        ({"left": {"collect": {"path": 5}}}, "collect: got"),
+        ({"left": {"collect": {"path": "/nowhere"}}}, r"store\.json: missing"),
+        ({"left": {"collect": {"path": "fifo"}}}, r"store\.json: not a regular file but a FIFO"),
+        ({"left": {"collect": {"path": "link"}}}, r"store\.json: not a regular file but a symb"),
+        ({"left": {"collect": {"path": "deep"}}}, r"store\.json: not the header of a store"),
+        ({"left": {"collect": {"path": "large"}}}, r"store\.json: .* bytes, expected at most"),
+    ],
+)
+def test_a_hostile_source_of_world_models(
+    artefacts: dict[str, object], says: str, gift: Gift, capfd: pytest.CaptureFixture[str]
+) -> None:
+    about = {"about": {"env": "Lamp-v0"}} if artefacts else {}
+    shutil.rmtree(gift.run / "checkpoints")
+    state = {"algorithm": {"artefacts": {**about, **artefacts}}}
+    checkpoint.save(gift.run / "checkpoints", 1, state)
+    for name in ("fifo", "link", "deep", "large"):
+        (gift.outside / name).mkdir()
+    left = artefacts.get("left")
+    if isinstance(left, dict) and isinstance(path := left.get("collect"), dict):
+        place = gift.outside / str(path["path"])
+        if place.exists():
+            path["path"] = str(place)
+            checkpoint.save(gift.run / "checkpoints", 1, state)
+    os.mkfifo(gift.outside / "fifo" / "store.json")
+    (gift.outside / "link" / "store.json").symlink_to("/etc/passwd")
+    (gift.outside / "deep" / "store.json").write_text("[" * 100_000)
+    with (gift.outside / "large" / "store.json").open("wb") as file:
+        file.truncate(1 << 30)
+    before = contents(gift.outside)
+    code, said = opened("source", gift.run, capfd)
+    assert code == 65 and re.search(says, said), said
+    assert contents(gift.outside) == before
 
 
 def test_one_bad_run_is_named_and_the_others_are_compared(

@@ -324,7 +324,14 @@ def _read_header(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
         about = dict(header["about"])
         if "env" in about:  # earlier versions named the module, too, which may have moved since
             about["env"] = str(about["env"]).rpartition(":")[2]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise DataError(f"{path}: not the header of a store: {error}") from error
     if not known or not sound or not columns:
         raise DataError(f"{path}: not a store of format {FORMAT}")
