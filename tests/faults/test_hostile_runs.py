@@ -34,7 +34,7 @@ TABULAR = [
     *("env.max_episode_steps=3", "total_env_steps=40", "env.restore=replay"),
     *("eval.episodes=1", "eval.test_episodes=1", "logger.videos=false"),
 ]
-LAMP = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "debug=tiny"]
+LAMP = ["algo=world_models", "env=gym", "env.id=lamp:Lamp-v0", "env.restore=replay", "debug=tiny"]
 CPU_SECONDS, MEGABYTES = 2, 200
 
 
@@ -57,6 +57,7 @@ def gift(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.chdir(here)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(regular, "MAX_ENTRIES", 100)
+    monkeypatch.setattr(session, "provenance", dict)  # asks git, three times a run
     yield gift
     for name in [n for n in sys.modules if n.split(".")[0] in ("gifts", "stranger", "this")]:
         del sys.modules[name]
