@@ -28,4 +28,6 @@ def open_standard_streams() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory: it may be a stranger's, with a numpy.py in it
     sys.exit(main())

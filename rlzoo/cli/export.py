@@ -11,12 +11,13 @@ import torch
 
 from rlzoo.cli.options import Option, flag, parse, text
 from rlzoo.cli.show import CHECKPOINT
-from rlzoo.core.types import CantCreateError, StorageError, UsageError
+from rlzoo.core.types import CantCreateError, DataError, StorageError, UsageError
 from rlzoo.io import checkpoint as checkpoints
 from rlzoo.run.build import close
 from rlzoo.run.saved import SavedRun, with_policy
 
 RECORD = ("config.yaml", "overrides.json", "provenance.json", "status.json", "metrics.jsonl", "tb")
+MAX_RECORD_BYTES = 1 << 30  # event files with films are the most of it
 HALVED_FROM = 1024  # numbers in an array; smaller ones stay as they are
 
 
@@ -35,7 +36,13 @@ def export_run(words: list[str]) -> int:
         raise UsageError("export: got no to=, expected a new directory")
     run = SavedRun(path, checkpoint=given["checkpoint"])
     directory, (source, state) = run.directory, run.checkpoint()
-    algorithm = with_policy(run.config(), state)
+    algorithm = with_policy(run.config(), source, state)
+    record = [directory.path / name for name in RECORD]
+    for pattern in ("result*.json", "evaluation_*.json"):
+        record += sorted(directory.path.glob(pattern))
+    size = sum(_size(file) for file in record)
+    if size > MAX_RECORD_BYTES:
+        raise DataError(f"{run.path}: its record has {size} bytes, more than {MAX_RECORD_BYTES}")
     target = Path(given["to"])
     try:
         target.mkdir(parents=True)
@@ -44,11 +51,8 @@ def export_run(words: list[str]) -> int:
     except OSError as error:
         raise CantCreateError(f"{target}: cannot be created: {error.strerror}") from error
     try:
-        for name in RECORD:
-            _copy(directory.path / name, target / name)
-        for file in sorted(directory.path.glob("*.json")):
-            if file.name.startswith(("result", "evaluation_")):
-                _copy(file, target / file.name)
+        for file in record:
+            _copy(file, target / file.name)
         policy = algorithm.policy_state()
         step = int(source.name.removesuffix(".old").removeprefix("step_"))
         folder = target / "checkpoints"
@@ -65,9 +69,14 @@ def export_run(words: list[str]) -> int:
             raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
         raise
     close(algorithm)
-    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    print(f"{target}: {size / 1e6:.1f} MB")
+    print(f"{target}: {_size(target) / 1e6:.1f} MB")
     return 0
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -176,14 +176,15 @@ def train(words: list[str]) -> int:
 def _branch(which: str, words: list[str]) -> RunConfig:
     """The settings of a run, with overrides, for a new run that builds on what it left."""
     source = _saved(which, words)
-    named = f"algo.source={configuration.quoted(str(source.path))}"
-    return configuration.branched(source.settings, [*words, named])
+    if not any(o.key == "output_dir" for o in configuration.parse(words)):
+        words = [*words, "output_dir=outputs"]  # where to write is not for a saved file to say
+    return source.config([*words, f"algo.source={configuration.quoted(str(source.path))}"])
 
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
     saved = _saved(which, words)
     if show_only:
-        config, _ = configuration.with_overrides(saved.settings, words)
+        config, _ = saved.resumed(words)
         print(configuration.to_yaml(config), end="")
         return 0
     with StopSignal().installed() as stop:
@@ -209,8 +210,7 @@ def _saved(which: str, words: list[str]) -> SavedRun:
 def list_everything(words: list[str]) -> int:
     """The options of each config group, or of those named, one line each."""
     chosen, options = taken(words, ("plugins",))
-    named = options.get("plugins", "").strip("[]").split(",")
-    plugins.load_plugins(name for name in named if name)
+    plugins.load_plugins(plugins.listed(options.get("plugins", "")))
     groups = configuration.groups()
     for group in chosen:
         if group not in groups:

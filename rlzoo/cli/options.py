@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rlzoo.core.types import UsageError
 from rlzoo.envs.packages import needs
+from rlzoo.run import plugins
 from rlzoo.run.foreign import option_hint
 
 Reader = Callable[[str, str], Any]  # from an option's name and its text to its value
@@ -100,8 +101,12 @@ def parse(
     paths: Collection[int] = (1,),
     what: str = "a run directory (or latest)",
 ) -> tuple[list[str], dict[str, Any]]:
-    """The paths among the words, as many as one of `paths`, and the value of each option."""
-    rest, given = taken(words, options)
+    """The paths among the words, as many as one of `paths`, and the value of each option.
+
+    Each verb also takes `plugins=[...]`, modules to import first.
+    """
+    rest, given = taken(words, [*options, "plugins"])
+    plugins.load_plugins(plugins.listed(given.get("plugins", "")))
     for word in rest:
         if word.startswith("-") or ("=" in word and not Path(word).exists()):
             known = ", ".join(f"{option}=" for option in options)

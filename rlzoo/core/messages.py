@@ -32,7 +32,12 @@ class Unfailing:
 
 def note(line: str) -> None:
     """Print a line on stderr; results go to stdout."""
-    print(f"rlzoo: {line}", file=Unfailing(sys.stderr), flush=True)
+    print(f"rlzoo: {printable(line)}", file=Unfailing(sys.stderr), flush=True)
+
+
+def printable(text: str) -> str:
+    """The same with what could steer a terminal spelt out: it may come from anybody's file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def warn(line: str) -> None:

@@ -85,6 +85,9 @@ class Record:
         for name, value in state.items():
             if name not in known:
                 raise DataError(f"state: got '{name}', expected one of {', '.join(sorted(known))}")
+            own, number = getattr(self, name), int | float
+            if not isinstance(value, {int: number, float: number, str: str}.get(type(own), object)):
+                raise DataError(f"state: {name}: got {value!r:.60}, expected one such as {own!r}")
             setattr(self, name, value)
 
 
@@ -98,6 +101,12 @@ class Counters(Record):
     phase: str = "train"
     # Work without an env, in the unit that `progress` names: minibatches of stored data, ...
     offline_units: int = 0
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            if name != "phase" and not (type(value) is int and 0 <= value < 2**63):
+                raise DataError(f"state: {name}: got {value!r:.60}, expected a whole number >= 0")
+        super().load(state)
 
     @property
     def clock(self) -> int:

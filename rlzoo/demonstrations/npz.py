@@ -26,6 +26,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from rlzoo.core.types import DataError, StorageError
+from rlzoo.io.regular import open_regular
 
 MAX_MEMBERS = 64
 MAX_HEADER_BYTES = 4096
@@ -68,7 +69,7 @@ class Npz:
         self.path = path
         try:
             with ExitStack() as if_refused:
-                self._file = if_refused.enter_context(_SmallReads(_open_regular(path), "rb"))
+                self._file = if_refused.enter_context(_SmallReads(open_regular(path), "rb"))
                 self._members = self._directory()
                 self.names = list(self._members)
                 self.headers = {name: self._header(name) for name in self.names if name not in skip}
@@ -220,17 +221,6 @@ class _SmallReads(io.FileIO):
         if size is not None and size > _READ_BYTES:
             raise ValueError(f"a directory of {size} bytes, expected at most {_READ_BYTES}")
         return super().read(size) or b""
-
-
-def _open_regular(path: Path) -> int:
-    mode = os.lstat(path).st_mode
-    if stat.S_ISLNK(mode):
-        target = os.readlink(path)
-        raise DataError(f"{path}: a symbolic link to {target}, expected the file itself")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: not a regular file, expected an .npz file")
-    # The flags hold the check above against a swap of the file in between.
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _what_it_is(start: bytes) -> str:

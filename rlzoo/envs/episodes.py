@@ -27,7 +27,7 @@ from gymnasium import spaces
 
 from rlzoo.core.messages import cause
 from rlzoo.core.seeding import episode_seed
-from rlzoo.core.types import EnvError, NonFiniteError, RlzooError, State, UsageError
+from rlzoo.core.types import DataError, EnvError, NonFiniteError, RlzooError, State, UsageError
 from rlzoo.envs.checks import SpaceCheck, describe
 
 Env = gymnasium.Env[Any, Any]
@@ -144,6 +144,8 @@ class EpisodeEnv:
         actions = np.asarray(state["actions"], dtype=self.action_space.dtype)
         discrete = isinstance(self.action_space, spaces.Discrete)
         for action in actions.tolist() if discrete else actions:
+            if not self.action_check.fits(action):  # from a file that may be anybody's
+                raise self.error(f"action: {self.action_check.fault(action)}", DataError)
             _, _, terminated, truncated = self.advance(action)
             if terminated or truncated:
                 return False

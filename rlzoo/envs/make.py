@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,46 +88,45 @@ class MoreEnvs:
     """Envs like those of some settings, whose episodes end (a `core.algorithm.EnvSource`)."""
 
     config: EnvConfig
+    spec: EnvSpec | None = None  # of `config.id`, which a worker process may not know
 
     @property
     def id(self) -> str:
         return self.config.id
 
     def make(self) -> Env:
-        return make_env(with_time_limit(self.config))
+        return make_env(with_time_limit(self.config, self.spec), spec=self.spec)
 
     def make_batch(self) -> EpisodeBatch:
-        return make_episode_batch(with_time_limit(self.config))
+        return make_episode_batch(with_time_limit(self.config, self.spec), self.spec)
 
 
 def find_spec(id: str) -> EnvSpec:
     """The registered spec of a gymnasium id, or a UsageError that names the nearest id.
 
-    For 'module:Name-v0' the module is imported first; it registers the env.
+    Of 'module:Name-v0' the module registers the env. It is imported here if it is rlzoo's own; any
+    other must have been imported by then, as ids come from saved files, too.
     """
     if not id:
         raise UsageError("env.id: got nothing, expected a gymnasium id such as env.id=CartPole-v1")
     module, _, name = id.rpartition(":")
     try:
-        if module:
+        if module.startswith("rlzoo.envs.zoo."):
             importlib.import_module(module)
+        elif module and module not in sys.modules:
+            raise UsageError(f"env.id: got '{id}', name its module first: plugins=[{module}]")
         return gymnasium.spec(name)
-    except KeyboardInterrupt:
-        raise
     except ImportError as error:
         raise UsageError(f"env.id: got '{id}', which {missing(error)}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
         hint = env_hint(name) or _nearest_id(name)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
-    except BaseException as error:
-        text = f"env.id: got '{id}', whose module cannot be imported: {cause(error)}"
-        raise UsageError(text) from error
 
 
-def with_time_limit(config: EnvConfig) -> EnvConfig:
+def with_time_limit(config: EnvConfig, spec: EnvSpec | None = None) -> EnvConfig:
     """The env of episodes that must end: itself where it has a time limit, else with one."""
-    if config.max_episode_steps or find_spec(config.id).max_episode_steps:
+    if config.max_episode_steps or (spec or find_spec(config.id)).max_episode_steps:
         return config
     return replace(config, max_episode_steps=config.eval_episode_steps)
 
@@ -203,7 +203,7 @@ def _make_backend(
 def _make_envpool(
     config: EnvConfig, run_seed: int, purpose: str, num_envs: int
 ) -> EnvPoolVectorEnv:
-    make = pool_maker(config)
+    make = pool_maker(config, find_spec(config.id))
     restore = probe_pool(make, run_seed) if config.restore == "auto" else config.restore
     vector = EnvPoolVectorEnv(
         make, num_envs=num_envs, run_seed=run_seed, purpose=purpose, restore=restore
@@ -221,9 +221,8 @@ def _make_envpool(
     return vector
 
 
-def pool_maker(config: EnvConfig) -> Callable[[Sequence[int]], Any]:
+def pool_maker(config: EnvConfig, spec: EnvSpec) -> Callable[[Sequence[int]], Any]:
     """From seeds to EnvPool's envs, one for each, with the time limit of `env.id`."""
-    spec = find_spec(config.id)
     return partial(
         make_pool,
         config.envpool_id or spec.id,
@@ -233,11 +232,15 @@ def pool_maker(config: EnvConfig) -> Callable[[Sequence[int]], Any]:
     )
 
 
-def make_episode_batch(config: EnvConfig) -> EpisodeBatch:
-    """Envs that play one episode each (`rlzoo.envs.batch`), with the configured backend."""
+def make_episode_batch(config: EnvConfig, spec: EnvSpec | None = None) -> EpisodeBatch:
+    """Envs that play one episode each (`rlzoo.envs.batch`), with the configured backend.
+
+    `spec` as in `make_env`.
+    """
+    spec = spec or find_spec(config.id)
     if config.backend == "envpool":
-        return EnvPoolEpisodes(pool_maker(config))
-    make = partial(make_env, config, spec=find_spec(config.id))
+        return EnvPoolEpisodes(pool_maker(config, spec))
+    make = partial(make_env, config, spec=spec)
     if config.backend == "process":
         return ProcessEpisodes(make, workers=config.workers, timeout_seconds=config.timeout_seconds)
     return GymEpisodes(make)

@@ -7,6 +7,10 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
+from rlzoo.io.regular import open_regular
+
+BLOCK_BYTES = 64 << 10
+
 
 class AppendFile:
     """Appends each record at once and unbuffered; an append that fails leaves no part of it.
@@ -30,7 +34,8 @@ class AppendFile:
     def append(self, record: bytes) -> None:
         """Write the whole record or none of it; raises OSError."""
         if self._file is None:
-            self._file = FileIO(self.path, "ab")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._file = FileIO(open_regular(self.path, flags), "ab")
         self._mend(self._file)
         self._torn_at = os.fstat(self._file.fileno()).st_size
         try:
@@ -61,9 +66,18 @@ class AppendFile:
 
 def rewind_lines(path: Path, size: int) -> int:
     """Cut a text file back to at most `size` bytes of whole lines; returns what is left of it."""
-    if not path.exists():
+    try:
+        descriptor = open_regular(path, os.O_RDWR)
+    except FileNotFoundError:
         return 0
-    with path.open("r+b") as file:
-        kept = file.read(size).rfind(b"\n") + 1
+    with open(descriptor, "r+b") as file:
+        kept = min(size, os.fstat(descriptor).st_size)
+        while kept:  # the last line end before, a block at a time from behind
+            begin = max(0, kept - BLOCK_BYTES)
+            file.seek(begin)
+            found = file.read(kept - begin).rfind(b"\n") + 1
+            kept = begin + found
+            if found:
+                break
         file.truncate(kept)
     return kept

@@ -33,6 +33,7 @@ from rlzoo.io.encoding import (
     read_safetensors,
     require,
 )
+from rlzoo.io.regular import foreign
 
 SCHEMA = 2
 # From schema n to n + 1. A schema without an entry cannot be read any more.
@@ -112,8 +113,9 @@ def load(path: Path) -> State:
         arrays[name] = _read_chunked(path, layout, entries)
     tree = files.parse_json(_read_verified(path, _STATE, entries), path / _STATE)
     state = decode(tree, arrays, path / _STATE)
-    for schema in range(manifest["schema"], SCHEMA):
-        state = MIGRATIONS[schema](state)
+    with foreign(path):
+        for schema in range(manifest["schema"], SCHEMA):
+            state = MIGRATIONS[schema](state)
     return state
 
 
@@ -209,7 +211,9 @@ def _write(
         if array.nbytes > LARGE_BYTES
     }
     encoded_tree = json.dumps(tree).encode()
-    assert len(encoded_tree) <= files.MAX_JSON_BYTES, "large parts of a state must be arrays"
+    size, containers = len(encoded_tree), encoded_tree.count(b"[") + encoded_tree.count(b"{")
+    if size > files.MAX_JSON_BYTES or containers > files.MAX_JSON_CONTAINERS:
+        raise RlzooError("the algorithm's state is too large for JSON: make its large parts arrays")
     for name, data in ((_TENSORS, safetensors.numpy.save(small)), (_STATE, encoded_tree)):
         entries[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         files.write(folder / name, data)

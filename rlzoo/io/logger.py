@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rlzoo.core.settings import setting
-from rlzoo.core.types import State
+from rlzoo.core.types import DataError, State
 from rlzoo.io import files
 from rlzoo.io.append import AppendFile, rewind_lines
+from rlzoo.io.regular import foreign, open_regular
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -25,26 +27,60 @@ if TYPE_CHECKING:
 
 RECORD, TENSORBOARD = "metrics.jsonl", "tensorboard"  # the two backends
 MAX_UNWRITTEN = 10_000  # lines that wait for a full disk to have space again
+MAX_RECORD_BYTES = 256 << 20  # a run of 100M env steps that logs every 1,000 takes some 60 MB
+MAX_LINE_BYTES = 64 << 10
+MAX_POINTS = 200_000
 
 
 def read_curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps and values of a metric in metrics.jsonl, None where it has no finite value.
 
-    A last line without its end is a run that is just being written, and is left out.
+    A last line without its end is a run that is just being written, and is left out. DataError
+    names the first line that is not as a run writes it.
     """
     points: dict[int, float] = {}
-    *lines, _ = files.read(path).split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
+    name = json.dumps(metric).encode()
+    for number, line in enumerate(_lines(path), start=1):
+        if name not in line and line.startswith(b"{") and line.endswith(b"}\n"):
+            continue  # parsing takes far longer
+        with foreign(f"{path}, line {number}"):
             row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"metrics.jsonl, line {number}: {error}") from error
-        if row.get(metric) is not None:
-            points[int(row["step"])] = float(row[metric])
+            if row.get(metric) is not None:
+                points[_step(row["step"])] = bounded(row[metric])
+        if len(points) > MAX_POINTS:
+            raise DataError(f"{path}: more than {MAX_POINTS} values of {metric}")
     if not points:
         return None
     steps = sorted(points)
     return np.array(steps), np.array([points[step] for step in steps])
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file, one after the other; DataError for what is too large."""
+    try:
+        with open(open_regular(path), "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_RECORD_BYTES:
+                raise DataError(f"{path}: {size} bytes, expected at most {MAX_RECORD_BYTES}")
+            while line := file.readline(MAX_LINE_BYTES):
+                if line.endswith(b"\n"):
+                    yield line
+                elif len(line) == MAX_LINE_BYTES:
+                    raise DataError(f"{path}: a line of more than {MAX_LINE_BYTES} bytes")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing") from error
+
+
+def _step(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise DataError(f"step: got {value!r:.60}, expected a whole number")
+    return value
+
+
+def bounded(value: Any) -> float:
+    """A number from a file that can be averaged with others: finite, and no more than 1e100."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e100:
+        raise DataError(f"got {value!r:.60}, expected a number")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -138,9 +174,13 @@ class Logger:
     def figure(self, step: int, name: str, pixels_HWC: np.ndarray) -> None:
         """A drawing (uint8) that is also <name>.png in the run directory, until the next one."""
         with self._survive("figures"):
+            import io
+
             from PIL import Image
 
-            Image.fromarray(pixels_HWC).save(self._directory / f"{name}.png")
+            buffer = io.BytesIO()
+            Image.fromarray(pixels_HWC).save(buffer, format="PNG")
+            files.write_atomic(self._directory / f"{name}.png", buffer.getvalue())
         self.image(step, f"figures/{name}", pixels_HWC)
 
     def video(self, step: int, name: str, frames_THWC: np.ndarray, fps: float) -> None:

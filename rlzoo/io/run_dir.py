@@ -19,8 +19,9 @@ from rlzoo.core.settings import nearest
 from rlzoo.core.types import CantCreateError, DataError, LockedError, StorageError, UsageError
 from rlzoo.io import files
 from rlzoo.io.provenance import provenance
+from rlzoo.io.regular import check_tree, open_regular
 
-__all__ = ["RunDir", "latest", "provenance"]
+__all__ = ["RunDir", "is_run_dir", "latest", "provenance"]
 
 # Folders of an output directory; others in it (demonstrations, shipped agents) are no own runs.
 RUNS, SWEEPS = "runs", "sweeps"
@@ -85,6 +86,7 @@ class RunDir:
         with _creating(path):
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, frozenset(os.listdir(path)))
+            check_tree(path)
         with run.lock():
             if (path / _CONFIG).exists():  # a status alone is a claim whose run never began
                 raise CantCreateError(f"{path}: already holds a run; resume it or choose another")
@@ -92,7 +94,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """An existing run directory; UsageError names the nearest one if this is none."""
+        """An existing run directory; UsageError names the nearest one if this is none.
+
+        DataError where it holds anything but regular files and folders.
+        """
         path = Path(path)
         for name in (_STATUS, _CONFIG):
             if not os.path.isfile(path / name):
@@ -102,6 +107,7 @@ class RunDir:
                     f" Its newest run is {inside[-1]}" if inside else nearest(path.name, siblings)
                 )
                 raise UsageError(f"{path}: not a run directory (no {name}).{hint}")
+        check_tree(path)
         return cls(path)
 
     @staticmethod
@@ -149,7 +155,7 @@ class RunDir:
         assert self._lock is None, "locked already"
         path = self.path / _LOCK
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise CantCreateError(f"{path}: cannot be locked: {error.strerror}") from error
         try:
@@ -230,6 +236,11 @@ class RunDir:
         return started
 
 
+def is_run_dir(path: Path) -> bool:
+    """Whether a folder looks like a run directory."""
+    return all(os.path.lexists(path / name) for name in (_STATUS, _CONFIG))
+
+
 def latest(root: Path) -> Path:
     """The run below `root` (in its runs or sweeps) that started last; UsageError if none."""
     root = Path(root)
@@ -262,7 +273,7 @@ def _describe_holder(record: bytes) -> str:
     try:
         holder = json.loads(record)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"  # which has not yet written down who it is
 
 

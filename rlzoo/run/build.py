@@ -18,7 +18,7 @@ from rlzoo.demonstrations.files import chosen
 from rlzoo.demonstrations.fit import fit_report
 from rlzoo.demonstrations.trajectories import Demonstrations, check_fits
 from rlzoo.envs.episodes import faults_as
-from rlzoo.envs.make import MoreEnvs, make_env, make_vector, restore_class
+from rlzoo.envs.make import MoreEnvs, find_spec, make_env, make_vector, restore_class
 from rlzoo.run.config import RunConfig
 
 
@@ -77,7 +77,7 @@ class Builder:
             make_replay=self._make_replay if config.replay else None,
             device=config.device,
             compile=config.compile,
-            envs=MoreEnvs(config.env),
+            envs=MoreEnvs(config.env, find_spec(config.env.id)),
             directory=directory,
             source=source,
             agent=agent,

@@ -20,6 +20,7 @@ from rlzoo.core import registry
 from rlzoo.core.settings import defaults, nearest, plain, setting
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.envs.packages import env_hint
+from rlzoo.io import files
 from rlzoo.io.migrations import RENAMED
 from rlzoo.run import foreign, plugins
 from rlzoo.run.strict import UnknownSetting, read
@@ -31,6 +32,11 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "conf"
 KINDS = ("algo", "network", "replay")  # groups whose options have classes in the registry
 MANY = 24  # more choices than this are not listed in a line
 OPTIONAL_GROUPS = ("experiment", "debug")  # "none" is a choice
+OWN_ENVS = "rlzoo.envs.zoo."
+# Of a saved config.yaml, which takes some 2,000 bytes and puts nothing but [] and {} in brackets.
+MAX_YAML_BYTES = 32 << 10
+MAX_YAML_BRACKETS = 200  # the time for nested ones grows with the square of their number
+MAX_YAML_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def parse(words: Sequence[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    plugins.load_plugins(_plugins_named_in(words))
+    plugins.load_plugins(_plugins_named_in(words))  # before they are read: they add choices
     known = groups()
     options_of: Any = SimpleNamespace(get_group_options=lambda group, **_: known.get(group, []))
     parser = OverridesParser.create(config_loader=options_of)  # for sweeps such as env=glob(*)
@@ -129,6 +135,8 @@ def parse(words: Sequence[str]) -> list[Override]:
         if key in known and not sweep:
             value = _check_option(key, "none" if value is None else str(value), known[key])
         overrides.append(Override(key, value, key in known, sweep, word))
+        if key == "env.id" and not sweep:
+            plugins.load_plugins(_env_modules({"id": value}))
     return overrides
 
 
@@ -196,13 +204,27 @@ def _plugins_named_in(words: Sequence[str]) -> list[str]:
     for word in words:
         name, _, value = word.lstrip("+").partition("=")
         if name == "plugins":
-            return [item.strip(" '\"") for item in value.strip("[]").split(",") if item.strip()]
+            return plugins.listed(value)
     return []
 
 
 def quoted(text: str) -> str:
     """A text as the value of an override, whatever characters are in it."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"
+
+
+def _named_modules(values: Mapping[str, Any]) -> list[str]:
+    """The modules outside rlzoo that settings name, not checked yet."""
+    named = values.get("plugins")
+    found = [m for m in named if isinstance(m, str)] if isinstance(named, list | tuple) else []
+    return [*found, *(m for m in _env_modules(values.get("env")) if m not in found)]
+
+
+def _env_modules(env: Any) -> list[str]:
+    """The module that an env's id names, unless it is one of rlzoo's own."""
+    env_id = env.get("id") if isinstance(env, Mapping) else None
+    module = env_id.rpartition(":")[0] if isinstance(env_id, str) else ""
+    return [module] if module and not module.startswith(OWN_ENVS) else []
 
 
 def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
@@ -273,6 +295,7 @@ def _compose(overrides: Sequence[Override]) -> RunConfig:
     if env["name"] == "gym" and env.get("id") and "env.name" not in {o.key for o in overrides}:
         env["name"] = str(env["id"]).rpartition(":")[2]  # what its runs are called
     _apply_where_known(values, explicit={override.key for override in overrides})
+    plugins.load_plugins(_named_modules(values))
     return from_mapping(values)
 
 
@@ -333,8 +356,6 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
     from rlzoo.run.evaluate import EvalConfig
 
     given = dict(values)
-    if isinstance(given.get("plugins"), list | tuple):
-        plugins.load_plugins(given["plugins"])
     classes: dict[str, type] = {"env": EnvConfig, "eval": EvalConfig, "logger": LoggerConfig}
     for kind in KINDS:
         node = given.get(kind)
@@ -384,13 +405,42 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(plain(config), sort_keys=False)
 
 
-def load_yaml(text: str, name: str) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """A saved config.yaml as a plain mapping; anything else is a one-line DataError."""
+    data = files.read(path, limit=MAX_YAML_BYTES)
+    try:
+        return load_yaml(data.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def load_yaml(text: str, name: str) -> dict[str, Any]:
+    """Settings in YAML as a plain mapping; DataError with `name` for what rlzoo does not write.
+
+    That is also an alias, which could stand for any number of copies, a tag, and deep nesting.
+    """
     import yaml
 
+    if text.count("[") + text.count("{") > MAX_YAML_BRACKETS:
+        raise DataError(f"{name}: has more than {MAX_YAML_BRACKETS} lists and mappings in brackets")
+
+    class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event: Any = self.peek_event()
+            if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag:
+                raise yaml.YAMLError(f"line {event.start_mark.line + 1} has an alias or a tag")
+            if self.depth == MAX_YAML_DEPTH:
+                raise yaml.YAMLError(f"nested deeper than {MAX_YAML_DEPTH} levels")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a number or date can be wrong
         raise DataError(f"{name}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise DataError(f"{name}: got {type(values).__name__}, expected a mapping of settings")
@@ -398,20 +448,22 @@ def load_yaml(text: str, name: str) -> dict[str, Any]:
 
 
 # What a run is: changing one of these on resume would be another run.
-IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins")
+IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device")
 # ... except for what no number of the training depends on.
 NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds", "env.eval_episode_steps")
 
 
 def with_overrides(
-    saved: Mapping[str, Any], words: Sequence[str]
+    saved: Mapping[str, Any], words: Sequence[str], where: str = "config.yaml"
 ) -> tuple[RunConfig, dict[str, tuple[Any, Any]]]:
     """A saved configuration with explicit overrides on top, and what changed: {key: (old, new)}.
 
-    A change of identity (another algorithm, env, network, seed ...) is a UsageError.
+    A change of identity (another algorithm, env, network, seed ...) is a UsageError. So are the
+    saved settings, those of the file `where`, if they name a module that the user does not.
     """
-    config = from_mapping(_overridden(saved, words))
-    before, after = flat(from_mapping(saved)), flat(config)
+    before = flat(branched(saved, (), where))
+    config = branched(saved, words, where)
+    after = flat(config)
     fixed = _fixed_settings(config.algo, "algo")
     differences: dict[str, tuple[Any, Any]] = {}
     for key in [*after, *(before.keys() - after.keys())]:
@@ -428,9 +480,18 @@ def with_overrides(
     return config, differences
 
 
-def branched(saved: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
-    """The configuration of a new run that builds on another one: that one's, with overrides."""
-    return from_mapping(_overridden(saved, words))
+def branched(
+    saved: Mapping[str, Any], words: Sequence[str], where: str = "config.yaml"
+) -> RunConfig:
+    """A saved configuration with overrides on top, whatever they change."""
+    values = _overridden(saved, words)
+    plugins.require(_named_modules(values), where)
+    try:
+        return from_mapping(values)
+    except UsageError as error:
+        if words:  # it may well be one of them that is wrong
+            raise
+        raise DataError(f"{where}: {error}") from error
 
 
 def _fixed_settings(settings: Any, path: str) -> list[str]:
@@ -450,6 +511,8 @@ def _overridden(saved: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any
     for override in parse(words):
         if override.sweep:
             raise UsageError(f"'{override.word}' is a sweep: expected one value")
+        if override.key == "plugins":
+            continue  # they are imported by now; what the run names stays as it is
         node = values
         *parents, last = override.key.split(".")
         for parent in parents:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlzoo.core.algorithm import Algorithm
-from rlzoo.core.types import FINISHED, Counters, Metrics, NonFiniteError, State, passed
+from rlzoo.core.types import FINISHED, Counters, DataError, Metrics, NonFiniteError, State, passed
 
 
 class MetricWindow:
@@ -42,7 +42,10 @@ class MetricWindow:
         return {"sums": {k: float(v) for k, v in self.sums.items()}, "counts": dict(self.counts)}
 
     def load(self, state: State) -> None:
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.sums = {name: float(total) for name, total in state["sums"].items()}
+        self.counts = {name: int(count) for name, count in state["counts"].items()}
+        if self.sums.keys() != self.counts.keys() or min(self.counts.values(), default=1) < 1:
+            raise DataError(f"window: got counts {self.counts}, expected one or more for each sum")
 
 
 def check_finite(metrics: dict[str, float]) -> dict[str, float]:
@@ -159,6 +162,9 @@ class Loop:
         }
 
     def load(self, state: State) -> None:
-        self.evaluation_pending = state["evaluation_pending"]
+        self.evaluation_pending = bool(state["evaluation_pending"])
         self.window.load(state["window"])
-        self.stopwatch.start(state["elapsed_seconds"], Counters())
+        elapsed_seconds = float(state["elapsed_seconds"])
+        if not 0 <= elapsed_seconds < math.inf:
+            raise DataError(f"elapsed_seconds: got {elapsed_seconds}, expected a number >= 0")
+        self.stopwatch.start(elapsed_seconds, Counters())

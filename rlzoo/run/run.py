@@ -15,10 +15,11 @@ import numpy as np
 from rlzoo.core.algorithm import Curves, Film, Histogram, Picture, Report, ValueMap
 from rlzoo.core.messages import cause, note, warn
 from rlzoo.core.seeding import SELECT, TEST
-from rlzoo.core.types import NonFiniteError, RlzooError, State, UsageError
+from rlzoo.core.types import DataError, NonFiniteError, RlzooError, State, UsageError
 from rlzoo.envs.make import make_env, restore_class
 from rlzoo.io import checkpoint
 from rlzoo.io.logger import RECORD, Logger, read_curve
+from rlzoo.io.regular import foreign
 from rlzoo.io.run_dir import RunDir
 from rlzoo.run import config as configuration
 from rlzoo.run.build import Builder, close
@@ -63,6 +64,8 @@ class Run:
         builder.check_spaces()
         # Needed late: where the run was started, its path may have been a relative one.
         agent = (found and found[1].get("agent")) or builder.sources.agent
+        if not isinstance(agent, str):
+            raise DataError(f"{directory.checkpoints}: agent: got {agent!r:.60}, expected a path")
         self.agent = str(Path(agent).absolute()) if agent else ""
         self.algorithm = builder.build(
             directory.path, source, partial(agent_of, config, self.agent)
@@ -70,7 +73,6 @@ class Run:
         self._logged: State | None = None
         if found:
             self._restore(*found)
-            self._logged = found[1]["logger"]
         else:
             checkpoint.check(self.algorithm.state())
 
@@ -113,9 +115,16 @@ class Run:
         self.progress.update(self.algorithm.progress())
 
     def _restore(self, path: Path, state: State) -> None:
-        self.algorithm.load(state["algorithm"])
-        self.loop.load(state["loop"])
-        self.best_return, self.best_clock = state["best_return"], state["best_env_steps"]
+        with foreign(path):
+            self.algorithm.load(state["algorithm"])
+            self.loop.load(state["loop"])
+            best, self.best_clock = state["best_return"], _whole(state, "best_env_steps", 0)
+            self.best_return = None if best is None else float(best)
+            logged = state["logger"]
+            self._logged = {
+                "metrics_bytes": _whole(logged, "metrics_bytes", 0),
+                "last_step": _whole(logged, "last_step", -1),
+            }
         if path.name == checkpoint.step_name(self.best_clock):
             # The run may have died between saving this checkpoint and marking it.
             checkpoint.mark_best(self.directory.checkpoints, path.name)
@@ -263,7 +272,8 @@ class Run:
             if best is not None and best.name == newest and "last" in results:
                 results["best"] = results["last"]  # one policy and the same episodes
             elif best is not None:
-                self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
+                with foreign(best):
+                    self.algorithm.load_policy(checkpoint.load(best)["algorithm"])
                 results["best"] = self._test("best")
         except Stopped:
             return "stopped"
@@ -337,6 +347,13 @@ def _warning(*, unless: str) -> Iterator[None]:
     except RlzooError as error:
         if str(error) != unless:
             warn(str(error))
+
+
+def _whole(state: State, name: str, low: int) -> int:
+    value: Any = state[name]
+    if type(value) is not int or not low <= value < 2**63:
+        raise DataError(f"{name}: got {value!r:.60}, expected a whole number >= {low}")
+    return value
 
 
 def with_restore_class(config: RunConfig) -> RunConfig:

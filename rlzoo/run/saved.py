@@ -16,9 +16,9 @@ from rlzoo.core.messages import note, warn
 from rlzoo.core.types import State, UsageError
 from rlzoo.envs.make import make_env, with_time_limit
 from rlzoo.io import checkpoint, migrations
+from rlzoo.io.regular import foreign
 from rlzoo.io.run_dir import RunDir, latest
 from rlzoo.run import config as configuration
-from rlzoo.run import plugins
 from rlzoo.run.build import build, close
 from rlzoo.run.config import RunConfig
 
@@ -50,14 +50,22 @@ class SavedRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What config.yaml says, in the names of this version; not checked yet."""
-        file = self.path / "config.yaml"
-        text = file.read_text(errors="replace")
-        return migrations.settings(configuration.load_yaml(text, str(file)))
+        return migrations.settings(configuration.read_yaml(self._config_file))
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
 
     def config(self, words: Sequence[str] = ()) -> RunConfig:
-        """The checked settings, with overrides on top such as `env.kwargs.gravity=-12`."""
-        plugins.load_plugins(self.settings.get("plugins") or ())
-        return configuration.branched(self.settings, words)
+        """The checked settings, with overrides on top such as `env.kwargs.gravity=-12`.
+
+        UsageError where they name a module that the user has neither named nor installed.
+        """
+        return configuration.branched(self.settings, words, str(self._config_file))
+
+    def resumed(self, words: Sequence[str]) -> tuple[RunConfig, dict[str, tuple[Any, Any]]]:
+        """The settings to go on with, and what the overrides change: {key: (old, new)}."""
+        return configuration.with_overrides(self.settings, words, str(self._config_file))
 
     def newest(self) -> tuple[Path, State]:
         found = checkpoint.newest(self.directory.checkpoints, note)
@@ -77,7 +85,7 @@ class SavedRun:
 
     def algorithm(self, words: Sequence[str] = ()) -> Algorithm:
         """The algorithm with the policy of that checkpoint; the caller closes it."""
-        return with_policy(self.config(words), self.checkpoint()[1])
+        return with_policy(self.config(words), *self.checkpoint())
 
     def policy(self) -> PlayingPolicy:
         """What acts, for a program of one's own."""
@@ -91,12 +99,13 @@ class SavedRun:
         return f"SavedRun('{self.path}')"
 
 
-def with_policy(config: RunConfig, state: State) -> Algorithm:
-    """The algorithm of some settings with the policy of a checkpoint."""
+def with_policy(config: RunConfig, path: Path, state: State) -> Algorithm:
+    """The algorithm of some settings with the policy of a checkpoint, which was read at `path`."""
     # Episodes are shown in the env itself, on the CPU: what trained may not be here.
     env = replace(config.env, backend="sync", num_envs=1)
     algorithm = build(replace(config, env=env, device="cpu"))
-    algorithm.load_policy(state["algorithm"])
+    with foreign(path):
+        algorithm.load_policy(state["algorithm"])
     return algorithm
 
 
@@ -118,19 +127,20 @@ def source_of(config: RunConfig) -> Source | None:
     if not path:
         return None
     run = SavedRun(path)
-    theirs = (run.settings.get("env") or {}).get("kwargs") or {}
     ours = config.env.kwargs or {}
-    for key in sorted({*theirs, *ours}):
-        here, there = (kwargs.get(key, "not set") for kwargs in (ours, theirs))
-        if here != there:
-            warn(f"env.kwargs.{key}: {here} here, {there} in {run.path}")
-    return Source(run.path, run.newest()[1]["algorithm"])
+    with foreign(run.path):
+        theirs = (run.settings.get("env") or {}).get("kwargs") or {}
+        for key in sorted({*theirs, *ours}):
+            here, there = (kwargs.get(key, "not set") for kwargs in (ours, theirs))
+            if here != there:
+                warn(f"env.kwargs.{key}: {here} here, {there} in {run.path}")
+        return Source(run.path, run.newest()[1]["algorithm"])
 
 
 def agent_of(config: RunConfig, path: str | Path) -> Algorithm:
     """The newest policy of the run that is imitated; the caller closes it."""
     run = SavedRun(path)
-    return with_policy(replace(run.config(), threads=config.threads), run.newest()[1])
+    return with_policy(replace(run.config(), threads=config.threads), *run.newest())
 
 
 def check_agent(config: RunConfig) -> None:

@@ -73,7 +73,7 @@ def begin(
 def resume(saved: SavedRun, words: Sequence[str], stop: Callable[[], bool]) -> str:
     """Go on with a run under other settings, if any are given: 'finished' or 'stopped'."""
     directory, path = saved.directory, saved.path
-    config, differences = configuration.with_overrides(saved.settings, words)
+    config, differences = saved.resumed(words)
     result = path / "result.json"
     with directory.lock():
         reached = checkpoint.reached_step(directory.checkpoints)

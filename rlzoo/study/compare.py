@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlzoo.core.messages import printable
 from rlzoo.core.types import RlzooError
 from rlzoo.io import files
-from rlzoo.io.logger import RECORD, read_curve
+from rlzoo.io.logger import RECORD, bounded, read_curve
+from rlzoo.io.regular import foreign
 from rlzoo.run import config as configuration
 from rlzoo.run.evaluate import text_table
 from rlzoo.run.statistics import bootstrap_interval, iqm
@@ -39,31 +42,29 @@ class RunRecord:
         test = self.result["test"] if self.result is not None else {}
         if not test:
             return None
-        return float(test.get("best", test["last"])["return"]["mean"])
+        return bounded(test.get("best", test["last"])["return"]["mean"])
 
 
 def read_run(path: Path) -> RunRecord:
     """Read a run directory; whatever is wrong with it ends up in `failure`."""
     settings: dict[str, Any] = {}
     try:
-        text = files.read(path / "config.yaml").decode(errors="replace")
-        settings = flatten(configuration.load_yaml(text, f"{path}/config.yaml"))
-        status = _json(path / "status.json")["status"]
-        if status == "failed":
-            return RunRecord(path, settings, f"stopped with an error, see {path}")
-        result = _json(path / "result.json") if (path / "result.json").exists() else None
-        record = RunRecord(path, settings, "", status, read_curve(path / RECORD, CURVE), result)
-        _ = record.test_return
+        with foreign(path):
+            settings = flatten(configuration.read_yaml(path / "config.yaml"))
+            status = _json(path / "status.json")["status"]
+            if status == "failed":
+                return RunRecord(path, settings, f"stopped with an error, see {path}")
+            result = path / "result.json"
+            tested = _json(result) if os.path.lexists(result) else None
+            record = RunRecord(path, settings, "", status, read_curve(path / RECORD, CURVE), tested)
+            _ = record.test_return
     except RlzooError as error:
         return RunRecord(path, settings, str(error))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{path}: not as rlzoo writes it ({type(error).__name__}: {error})"
-        return RunRecord(path, settings, reason)
     return record
 
 
 def _json(path: Path) -> Any:
-    return files.parse_json(files.read(path), path)
+    return files.parse_json(files.read(path, limit=files.MAX_JSON_BYTES), path)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -80,8 +81,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Run directories among and below the given paths; one that is neither stands for itself."""
     found: dict[Path, None] = {}
     for path in paths:
-        marks = [*path.rglob("status.json"), *path.rglob("config.yaml")]
-        found |= dict.fromkeys(sorted({mark.parent for mark in marks}) or [path])
+        below = sorted(
+            Path(folder)
+            for folder, folders, names in os.walk(path)  # which follows no links
+            if {"status.json", "config.yaml"} & {*names, *folders}
+        )
+        found |= dict.fromkeys(below or [path])
     return list(found)
 
 
@@ -107,7 +112,8 @@ class Comparison:
     def table(self) -> str:
         """Failed and unfinished runs first, then one row for each group, as plain text."""
         # One line each, whatever a library wrote.
-        lines = [f"FAILED {run.path}: {' '.join(run.failure.split())}" for run in self.failures]
+        failures = (f"{run.path}: {' '.join(run.failure.split())}" for run in self.failures)
+        lines = [f"FAILED {printable(failure)}" for failure in failures]
         for run in (run for group in self.groups for run in group.unfinished):
             status = "running, or killed" if run.status == "running" else run.status
             lines.append(f"UNFINISHED {run.path}: {status}")
@@ -178,5 +184,5 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
     for pair, own in zip(pairs, settings, strict=True):
         rivals = [s for p, s in zip(pairs, settings, strict=True) if p == pair]
         differing = [k for k in own if any(s.get(k) != own[k] for s in rivals)]
-        labels.append(" ".join([pair, *(f"{key}={own[key]}" for key in differing)]))
+        labels.append(printable(" ".join([pair, *(f"{key}={own[key]}" for key in differing)])))
     return labels

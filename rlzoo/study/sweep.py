@@ -45,7 +45,9 @@ class Job:
     def start(self) -> subprocess.Popen[bytes]:
         words = [*self.words, f"run_dir={self.directory}"]
         if (self.directory / "config.yaml").exists():
-            words = [f"resume={self.directory}"]
+            named = ("plugins=", "env.id=")  # what its own config.yaml may not import by itself
+            allowed = [word for word in self.words if word.lstrip("+").startswith(named)]
+            words = [f"resume={self.directory}", *allowed]
         with open(self.log, "a") as log:
             # A session of its own: the terminal's Ctrl-C would reach it as a second, hasty signal.
             return subprocess.Popen(

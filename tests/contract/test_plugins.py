@@ -124,9 +124,16 @@ def test_it_learns_and_goes_on_from_the_command_line(tmp_path, capsys):
     assert main([*words, f"run_dir={tmp_path}/run"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test"]["last"]["return"]["mean"] == 1
-    # The run remembers its plug-in: nobody has to name it again.
     assert main([f"resume={tmp_path}/run", "total_env_steps=13_000"]) == 0
     assert main(["evaluate", f"{tmp_path}/run", "episodes=3"]) == 0
+    # In another process the run names its plug-in, and the user has to name it, too.
+    del sys.modules["my_algos.monte_carlo"]
+    capsys.readouterr()
+    assert main([f"resume={tmp_path}/run", "total_env_steps=14_000"]) == 64
+    assert f"If you trust this code, add {PLUGIN} " in capsys.readouterr().err
+    assert main([f"resume={tmp_path}/run", "total_env_steps=14_000", PLUGIN]) == 0
+    del sys.modules["my_algos.monte_carlo"]
+    assert main(["evaluate", f"{tmp_path}/run", "episodes=3", PLUGIN]) == 0
     assert main(["list", "algo", PLUGIN]) == 0
     listed = " ".join(capsys.readouterr().out.split())
     assert "monte_carlo Every-visit Monte Carlo control" in listed

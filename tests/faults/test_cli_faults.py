@@ -308,23 +308,23 @@ def test_harmless_option_of_a_plugin_is_read(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "code"),
+    "line",
     [
-        ("gamma: !!python/object/apply:os.system ['touch canary']", 65),
-        ("_target_: os.system", 64),
-        ("gamma: '${oc.env:HOME}'", 64),
-        ("gamma: [", 65),
-        ("gamma: 2", 64),
-        ("gama: 0.5", 64),
+        "gamma: !!python/object/apply:os.system ['touch canary']",
+        "_target_: os.system",
+        "gamma: '${oc.env:HOME}'",
+        "gamma: [",
+        "gamma: 2",
+        "gama: 0.5",
     ],
 )
-def test_hostile_saved_configuration(folder, capsys, line, code):
+def test_hostile_saved_configuration(folder, capsys, line):
     assert main([*SMALL, "total_env_steps=128", "run_dir=run"]) == 0
     capsys.readouterr()
     config = folder / "run" / "config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", line))
     for command in (["resume=run", "total_env_steps=256"], ["evaluate", "run"]):
-        assert main(command) == code
+        assert main(command) == 65
         one_error_line(capsys)
     assert not (folder / "canary").exists()
 
@@ -410,7 +410,6 @@ def finished(tmp_path_factory):
         ("env.kwargs=null", "would change what the run is"),
         ("env.kwargs={}", "would change what the run is"),
         ("network.hidden=[3]", "network"),
-        ("plugins=[json]", "would change what the run is"),
         ("algo.alhpa=1", "Did you mean 'alpha'?"),
         ("algo.alpha=0.1,0.2", "is a sweep"),
         ("total_env_steps=100", "expected at least 600, which the run has made already"),

@@ -86,9 +86,13 @@ def test_plugin_is_found_wherever_its_name_stands(plugin):
     assert configuration.compose(words).algo.name == "second_q"
 
 
-def test_saved_configuration_brings_its_plugins(plugin):
+def test_saved_configuration_imports_nothing_by_itself(plugin):
     saved = {"algo": {"name": "second_q"}, "env": {"id": "Taxi-v4"}, "plugins": ["second_plugin"]}
-    assert configuration.from_mapping(saved).algo.name == "second_q"
+    with pytest.raises(UsageError, match=r"names second_plugin.*add plugins=\[second_plugin\]"):
+        configuration.branched(saved, [])
+    assert "second_plugin" not in sys.modules
+    assert configuration.branched(saved, ["plugins=[second_plugin]"]).algo.name == "second_q"
+    assert configuration.branched(saved, []).algo.name == "second_q"  # named once in this process
 
 
 def test_conf_folder_beside_a_plugin(plugin):

@@ -41,6 +41,7 @@ from rlzoo.core.algorithm import Algorithm, Memory, Progress, Report, Setup, Sou
 from rlzoo.core.parts import module_state
 from rlzoo.core.seeding import numpy_generator
 from rlzoo.core.types import FINISHED, Counters, Metrics, State, UsageError
+from rlzoo.io.regular import foreign
 
 LEARNING = ("vision", "memory", "controller")  # a new run can train what they made further
 CLASSES: dict[str, type[Phase]] = {
@@ -89,9 +90,10 @@ class WorldModels(Algorithm):
             "explore_rng": self.actor.explore_rng,
         }
         if setup.source is not None:
-            state = setup.source.state.get("artefacts", {})
-            self.artefacts.borrow(setup.source.directory, state, config)
-            self._use_artefacts()
+            with foreign(setup.source.directory):
+                state = setup.source.state.get("artefacts", {})
+                self.artefacts.borrow(setup.source.directory, state, config)
+                self._use_artefacts()
         self._offer_policy()
 
     # ---------------------------------------------------------------- settings

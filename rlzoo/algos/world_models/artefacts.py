@@ -68,7 +68,7 @@ class Artefacts:
         if state["about"] != self.about:
             raise DataError(f"{directory}: made with {state['about']}, expected {self.about}")
         made_anew = {*plan, "controller"} if "imitate" in plan else plan
-        for phase, left in state["left"].items():
+        for phase, left in _checked(state["left"]).items():
             if phase not in config.borrowed:
                 continue
             is_stale = phase in made_anew or any(name in plan for name in MADE_WITH[phase])
@@ -121,4 +121,12 @@ class Artefacts:
         return {"about": self.about, "left": self._left}
 
     def load(self, state: State) -> None:
-        self._left = dict(state["left"])
+        self._left = _checked(state["left"])
+
+
+def _checked(left: Mapping[str, Any]) -> dict[str, State]:
+    """What phases left, from a checkpoint that may be anybody's."""
+    for phase, state in left.items():
+        if not isinstance(state, dict) or not isinstance(state.get("path", ""), str):
+            raise DataError(f"{phase}: got {state!r:.100}, expected what that phase leaves")
+    return dict(left)

@@ -15,6 +15,7 @@ error instead of a crash. Shape suffixes: T steps of an episode, B batch, E epis
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import zlib
@@ -26,10 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlzoo.core.types import DataError, NonFiniteError, StorageError
+from rlzoo.io.regular import open_regular, read_regular
 
 FORMAT = 1
 SHARD_BYTES = 64 << 20  # a shard is full when another episode would make it larger
 MAX_HEADER_BYTES = 1 << 20
+MAX_EPISODES = 1 << 20
+MAX_STEP_NUMBERS = 1 << 24  # of one step, in one column
 HEADER, EPISODES, SHARD = "store.json", "episodes.bin", "shard_{:05d}.bin"
 DTYPES = ("|u1", "<f2", "<f4")  # in numpy's notation
 RECORD = np.dtype([("shard", "<u4"), ("length", "<u4"), ("terminated", "<u4"), ("crc", "<u4")])
@@ -146,11 +150,13 @@ class FrameStore:
         for key, expected in (about or {}).items():
             if found.get(key) != expected:
                 raise DataError(f"{directory}: {key} is {found.get(key)!r}, expected {expected!r}")
-        data = _read(directory / EPISODES)
+        data = read_regular(directory / EPISODES, limit=MAX_EPISODES * RECORD.itemsize)
         # A kill may have left a part of a record at the end.
         record_E = np.frombuffer(data, RECORD, len(data) // RECORD.itemsize)
         if (np.diff(record_E["shard"].astype(np.int64), prepend=0) < 0).any():
             raise DataError(f"{directory / EPISODES}: corrupt: shards are out of order")
+        if not record_E["length"].all():
+            raise DataError(f"{directory / EPISODES}: corrupt: an episode without steps")
         if num_episodes is not None and num_episodes > len(record_E):
             raise DataError(f"{directory}: has {len(record_E)} episodes, expected {num_episodes}")
         store = cls(directory, columns, found, record_E[:num_episodes], shard_bytes)
@@ -214,7 +220,7 @@ class FrameStore:
         """Put pieces at `offset`, which becomes the end of what was there: all of them or none."""
         self._unsynced.add(path)
         try:
-            with open(path, "r+b" if path.exists() else "x+b", buffering=0) as file:
+            with open(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
                 file.truncate(offset)
                 file.seek(offset)
                 try:
@@ -281,7 +287,7 @@ class FrameStore:
         """The bytes of a shard, checked to be all there: beyond a file's end a map is fatal."""
         path, expected = self._path(shard), self._shard_size[shard]
         try:
-            with open(path, "rb") as file:
+            with open(open_regular(path), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < expected:
                     raise DataError(f"{path}: truncated: {size} bytes, expected {expected}")
@@ -304,18 +310,9 @@ def _crc(record: np.void, pieces: Sequence[bytes | memoryview]) -> int:
     return crc
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-
-
 def _read_header(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
     """The columns of a store, and what it was made of; DataError for anything unexpected."""
-    data = _read(path)[:MAX_HEADER_BYTES]
+    data = read_regular(path, limit=MAX_HEADER_BYTES)
     try:
         header = json.loads(data)
         known = header["format"] == FORMAT
@@ -323,10 +320,18 @@ def _read_header(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
             n: Column(d, tuple(map(int, shape))) for n, (d, shape) in header["columns"].items()
         }
         sound = all(c.dtype in DTYPES and min(c.shape, default=1) > 0 for c in columns.values())
+        sound = sound and all(math.prod(c.shape) <= MAX_STEP_NUMBERS for c in columns.values())
         about = dict(header["about"])
         if "env" in about:  # earlier versions named the module, too, which may have moved since
             about["env"] = str(about["env"]).rpartition(":")[2]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise DataError(f"{path}: not the header of a store: {error}") from error
     if not known or not sound or not columns:
         raise DataError(f"{path}: not a store of format {FORMAT}")
