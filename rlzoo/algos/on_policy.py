@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from rlzoo.core.algorithm import Algorithm, Histogram, Reactive, Report, Setup
 from rlzoo.core.seeding import numpy_generator, torch_seed
-from rlzoo.core.settings import Schedule, scheduled, setting
+from rlzoo.core.settings import Schedule, between, setting
 from rlzoo.core.types import Counters, Metrics, UsageError
 from rlzoo.data.collector import Collector
 from rlzoo.data.normalize import ObsNormalizer, RewardScaler
@@ -223,7 +223,8 @@ class OnPolicy(Algorithm):
     def scheduled(self, first: float, schedule: Schedule) -> float:
         """A setting that falls to 0 over the run, or does not, for the rollout in hand."""
         begun_at = self.counters.env_steps - self.rollout.reward_TN.size  # the rollout's first step
-        return scheduled(first, schedule, begun_at / self.total_env_steps)
+        share = begun_at / self.total_env_steps
+        return first if schedule == "constant" else between(first, 0.0, share)
 
     def prepared(self) -> tuple[Samples, float]:
         """The rollout as columns, and how much of the returns the values explained.

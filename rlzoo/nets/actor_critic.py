@@ -27,13 +27,10 @@ def make_distribution(
     action_space: Any,
     *,
     log_std_init: float = 0.0,
-    gsde_features: int | None = None,
+    gsde_features: int | None = None,  # of the policy's last layer, for one that depends on them
     gsde_hold_steps: int = 1,
 ) -> Distribution:
-    """The distribution over a space's actions; UsageError for integer Boxes, Dicts and so on.
-
-    With `gsde_features` (how many the policy's last layer gets) it is state-dependent.
-    """
+    """The distribution over a space's actions; UsageError for integer Boxes, Dicts and so on."""
     if isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
         if gsde_features is None:
             return DiagonalGaussian(action_space, log_std_init)

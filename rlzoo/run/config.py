@@ -17,13 +17,13 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from rlzoo.core import registry
-from rlzoo.core.settings import defaults, nearest, plain, setting
+from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import DataError, UsageError
 from rlzoo.envs.packages import env_hint
 from rlzoo.io import files
 from rlzoo.io.migrations import RENAMED
 from rlzoo.run import foreign, plugins
-from rlzoo.run.strict import UnknownSetting, read
+from rlzoo.run.strict import UnknownSetting, defaults, plain, read
 
 # A checkout has conf/ at its top level; the wheel carries a copy inside the package.
 _PACKAGE = Path(__file__).parents[1]

@@ -156,3 +156,19 @@ def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
         if not all(_LIMITS[word][0](item, limit) for word, limit in limits.items()):
             wanted = " and ".join(f"{_LIMITS[word][1]} {limits[word]}" for word in limits)
             raise UsageError(f"{name}: got {item}, expected {wanted}")
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """All settings of a dataclass with their default values, nested, as plain JSON types."""
+    return plain(cls())
+
+
+def plain(settings: Any) -> Any:
+    """A settings dataclass as plain dicts, lists and scalars (what config.yaml holds)."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, tuple | list):
+        return [plain(item) for item in settings]
+    if isinstance(settings, Mapping):
+        return {key: plain(value) for key, value in settings.items()}
+    return settings

@@ -12,7 +12,6 @@ from gymnasium import spaces
 
 from rlzoo.core.algorithm import Memory, Reactive
 from rlzoo.core.seeding import SELECT, TEST, TRAIN, episode_seed
-from rlzoo.core.settings import defaults
 from rlzoo.core.types import UsageError
 from rlzoo.envs.episodes import RestoreClass
 from rlzoo.envs.make import EnvConfig
@@ -26,7 +25,7 @@ from rlzoo.run.evaluate import (
     prepare_headless_drawing,
 )
 from rlzoo.run.statistics import bootstrap_interval
-from rlzoo.run.strict import read
+from rlzoo.run.strict import defaults, read
 
 
 class Lottery(gymnasium.Env[np.ndarray, int]):

@@ -9,9 +9,9 @@ import pytest
 
 from rlzoo.cli.main import main
 from rlzoo.core import registry
-from rlzoo.core.settings import defaults
 from rlzoo.run import config as configuration
 from rlzoo.run import foreign
+from rlzoo.run.strict import defaults
 
 # The words as typed, and what the error has to say.
 SETTINGS = [

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlzoo.core.settings import defaults, nearest, plain, setting
+from rlzoo.core.settings import nearest, setting
 from rlzoo.core.types import UsageError
 from rlzoo.run import strict
-from rlzoo.run.strict import read
+from rlzoo.run.strict import defaults, plain, read
 
 
 @dataclass(frozen=True)
