@@ -30,10 +30,7 @@ class NetworkConfig:
         "mlp", "mlp for vectors and discrete states, nature_cnn for stacks of frames"
     )
     hidden: tuple[int, ...] = setting(
-        (256, 256),
-        "units of each hidden layer, after the convolutions if there are any",
-        low=1,
-        high=100_000,
+        (256, 256), "units of each hidden layer, after any convolutions", low=1, high=100_000
     )
     activation: Literal["relu", "tanh"] = setting("relu", "after each hidden layer")
 
