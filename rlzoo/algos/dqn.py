@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rlzoo.algos.off_policy import OffPolicy, OffPolicyConfig, move_towards
 from rlzoo.core.algorithm import Histogram, Reactive, Report, Setup
 from rlzoo.core.seeding import torch_seed
-from rlzoo.core.settings import between, setting
+from rlzoo.core.settings import Schedule, between, setting
 from rlzoo.core.types import UsageError
 from rlzoo.losses.td import double_q_target, q_learning_target, td_error, td_loss
 from rlzoo.nets.adam import Adam
@@ -35,7 +35,8 @@ class DQNConfig(OffPolicyConfig):
     """Defaults as in Stable-Baselines3 2.x, which follow Mnih et al. 2015 where they can."""
 
     name: str = "dqn"
-    lr: float = setting(1e-4, "Adam's learning rate", above=0)
+    lr: float = setting(1e-4, "Adam's learning rate, at first", above=0)
+    lr_schedule: Schedule = setting("constant", "linear: falls to 0 over the run")
     adam_eps: float = setting(1e-8, "Adam's epsilon", above=0)
     epsilon_start: float = setting(1.0, "chance of a random action at first", low=0, high=1)
     epsilon_final: float = setting(0.05, "... and after the decay", low=0, high=1)
@@ -158,6 +159,9 @@ class DQN(OffPolicy):
         return loss, {"td_error_B": error_B, "q_mean": q_BA.mean()}
 
     def learn_from(self, batch: Sequence[Tensor]) -> tuple[Named, Tensor]:
+        if self.config.lr_schedule == "linear":
+            done = self.counters.env_steps / self.total_env_steps
+            self.optimizer.lr = between(self.config.lr, 0.0, done)
         metrics = self.update(*batch)
         return metrics, metrics.pop("td_error_B")
 
