@@ -162,6 +162,15 @@ def test_clocks_count_env_steps_over_all_envs(num_envs):
     assert seen[504][1] == pytest.approx(0.1)
 
 
+def test_the_learning_rate_falls_to_zero_over_the_run():
+    """1,000 env steps: 0.1 at first, 0.06 when the update after 400 of them is made."""
+    for schedule, rate in (("linear", 0.06), ("constant", 0.1)):
+        dqn, _ = make(DQNConfig(lr=0.1, lr_schedule=schedule, train_every_env_steps=8))
+        while dqn.counters.env_steps < 400:
+            dqn.step()
+        assert dqn.optimizer.lr == pytest.approx(rate)
+
+
 def test_exploration_draws_for_each_env():
     config = DQNConfig(learning_starts_env_steps=0, epsilon_start=0.5, epsilon_final=0.5)
     dqn, setup = make(config, num_envs=4)
