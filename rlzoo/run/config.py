@@ -325,7 +325,7 @@ def load_yaml(text: str, name: str) -> dict[str, Any]:
 
 
 # What a run is: changing one of these on resume would be another run.
-IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins")
+IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "plugins", "output_dir")
 # ... except for what does not touch the numbers.
 NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds")
 
