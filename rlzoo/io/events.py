@@ -8,6 +8,7 @@ ones). TensorFlow is not needed.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,9 @@ from rlzoo.io.append import AppendFile
 _STATUS = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILURE}
 
 
+PATTERN = "events.out.tfevents.*"
+
+
 class EventFile:
     """One event file of a run; `purge_step` hides events of earlier files from that step on.
 
@@ -37,7 +41,7 @@ class EventFile:
     """
 
     def __init__(self, directory: Path, purge_step: int) -> None:
-        earlier = list(directory.glob("events.out.tfevents.*"))
+        earlier = list(directory.glob(PATTERN))
         paths = (directory / f"events.out.tfevents.{n:06d}" for n in count(len(earlier)))
         self._file = AppendFile(next(path for path in paths if not path.exists()))
         now = time.time()
@@ -48,6 +52,11 @@ class EventFile:
         purge = Event(wall_time=now, step=purge_step, session_log=start)
         self._head = _record(version) + _record(purge)
 
+    @property
+    def end(self) -> tuple[str, int]:
+        """Its name and size, for `rewind`."""
+        return self._file.path.name, self._file.size
+
     def write(self, step: int, values: Iterable[Summary.Value]) -> None:
         """Append one event; raises OSError and leaves the file as it was."""
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
@@ -55,6 +64,19 @@ class EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def rewind(directory: Path, name: str, size: int) -> None:
+    """Take back what was written after `EventFile.end` had these values ('': everything).
+
+    `purge_step` cannot: an evaluation has the step of a line that was logged before it.
+    """
+    for path in directory.glob(PATTERN):
+        if path.name > name:
+            path.unlink()
+        elif path.name == name and path.is_file() and not path.is_symlink():
+            if path.stat().st_size > size:
+                os.truncate(path, size)
 
 
 def _record(event: Event) -> bytes:

@@ -80,6 +80,8 @@ class Logger:
         self._last_step = -1 if resume_at is None else int(resume_at["last_step"])
         self._purge_step = self._last_step + 1
         self._events: EventFile | None = None
+        # Where the event files end that count; older checkpoints do not say.
+        self._events_end = ("", 0) if resume_at is None else resume_at.get("events_end")
         self._record = AppendFile(directory / RECORD)
         self._record_bytes = 0 if resume_at is None else int(resume_at["metrics_bytes"])
         self._unwritten: deque[bytes] = deque(maxlen=MAX_UNWRITTEN)
@@ -176,6 +178,8 @@ class Logger:
             from rlzoo.io import events  # here, because TensorBoard may be missing or broken
 
             if self._events is None:
+                if self._events_end is not None:
+                    events.rewind(self._directory / "tb", *self._events_end)
                 self._events = events.EventFile(self._directory / "tb", self._purge_step)
             self._events.write(max(step, 0), summary(events))
 
@@ -186,7 +190,14 @@ class Logger:
         with self._survive(RECORD):
             self._record_bytes = self._record.size
             self._record.sync()
-        return {"metrics_bytes": self._record_bytes, "last_step": self._last_step}
+        with self._survive(TENSORBOARD):
+            if self._events is not None:
+                self._events_end = self._events.end
+        return {
+            "metrics_bytes": self._record_bytes,
+            "last_step": self._last_step,
+            **({} if self._events_end is None else {"events_end": list(self._events_end)}),
+        }
 
     def close(self) -> None:
         with self._survive(RECORD):

@@ -113,6 +113,8 @@ class Run:
         self.algorithm.load(state["algorithm"])
         self.loop.load(state["loop"])
         self.best_return, self.best_clock = state["best_return"], state["best_env_steps"]
+        if "reports" in state:  # older checkpoints have none
+            self.phase, self.lines_of_phase, self.reported_clock = state["reports"]
         if path.name == checkpoint.step_name(self.best_clock):
             # The run may have died between saving this checkpoint and marking it.
             checkpoint.mark_best(self.directory.checkpoints, path.name)
@@ -136,6 +138,7 @@ class Run:
             "logger": self.logger.state(),
             "best_return": self.best_return,
             "best_env_steps": self.best_clock,  # the name that older checkpoints have
+            "reports": [self.phase, self.lines_of_phase, self.reported_clock],
             **({"agent": self.agent} if self.agent else {}),
         }
         keep = self.config.keep_checkpoints
