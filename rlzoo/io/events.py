@@ -25,12 +25,21 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
+from rlzoo.io import files
 from rlzoo.io.append import AppendFile
 
 _STATUS = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILURE}
 
 
 PATTERN = "events.out.tfevents.*"
+HPARAMS = "events.out.tfevents.0-hparams"  # comes before the numbered files
+
+
+def write_hparams(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Put the settings in force into a file of their own: TensorBoard keeps a run's first ones."""
+    event = Event(wall_time=time.time(), step=-1, summary=Summary(value=[session_start(settings)]))
+    version = Event(wall_time=time.time(), file_version="brain.Event:2")
+    files.write_atomic(directory / HPARAMS, _record(version) + _record(event))
 
 
 class EventFile:
@@ -74,9 +83,8 @@ def rewind(directory: Path, name: str, size: int) -> None:
     for path in directory.glob(PATTERN):
         if path.name > name:
             path.unlink()
-        elif path.name == name and path.is_file() and not path.is_symlink():
-            if path.stat().st_size > size:
-                os.truncate(path, size)
+        elif path.name == name and not path.is_symlink() and path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 def _record(event: Event) -> bytes:

@@ -164,7 +164,13 @@ class Logger:
 
     def hparams(self, settings: Mapping[str, Any]) -> None:
         """Show the run's settings (a flat dict) in the HPARAMS tab, beside its own scalars."""
-        self._show(self._last_step + 1, lambda events: [events.session_start(settings)])
+
+        def summary(events: Any) -> list[Summary.Value]:
+            (self._directory / "tb").mkdir(parents=True, exist_ok=True)
+            events.write_hparams(self._directory / "tb", settings)
+            return []
+
+        self._show(self._last_step + 1, summary)
 
     def session_end(self, status: Literal["success", "failure"]) -> None:
         """Close the run in the HPARAMS tab; TensorBoard keeps the first one, so call it last."""

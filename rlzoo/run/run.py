@@ -101,8 +101,7 @@ class Run:
     def _open_logger(self) -> Logger:
         """Cuts off what was logged after the checkpoint."""
         logger = Logger(self.directory.path, self.config.logger, resume_at=self._logged, warn=note)
-        if self._logged is None:
-            logger.hparams(configuration.flat(self.config))
+        logger.hparams(configuration.flat(self.config))
         logger.text("config", f"```yaml\n{configuration.to_yaml(self.config)}```")
         return logger
 

@@ -119,7 +119,6 @@ def test_hparams_are_in_the_runs_own_file_beside_its_scalars(tmp_path: Path) -> 
     logger.hparams({"algo.lr": 1e-3, "algo.double": True, "env.id": "CartPole-v1", "x": None})
     logger.scalars(1, {"eval/return": 9.0})
     logger.session_end("success")
-    assert len(list((tmp_path / "tb").iterdir())) == 1
     events = read_events(tmp_path)
     assert events.Tags()["scalars"] == ["eval/return"]
     about = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
@@ -132,6 +131,31 @@ def test_hparams_are_in_the_runs_own_file_beside_its_scalars(tmp_path: Path) -> 
     about = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG)
     end = metadata.parse_session_end_info_plugin_data(about.plugin_data.content)
     assert end.status == 1  # STATUS_SUCCESS
+
+
+def hparams_in(directory: Path, name: str) -> float:
+    about = read_events(directory).SummaryMetadata(metadata.SESSION_START_INFO_TAG)
+    start = metadata.parse_session_start_info_plugin_data(about.plugin_data.content)
+    return start.hparams[name].number_value
+
+
+def test_hparams_are_the_settings_in_force_after_a_resume(tmp_path: Path) -> None:
+    first = make_logger(tmp_path)
+    first.hparams({"algo.lr": 0.1})
+    first.scalars(1, {"a": 1.0})
+    saved = json.loads(json.dumps(first.state()))
+    first.session_end("success")
+    assert hparams_in(tmp_path, "algo.lr") == 0.1
+    second = make_logger(tmp_path, resume_at=saved)
+    second.hparams({"algo.lr": 0.2})
+    second.scalars(2, {"a": 2.0})
+    assert hparams_in(tmp_path, "algo.lr") == 0.2
+    assert metadata.SESSION_END_INFO_TAG not in read_events(tmp_path).Tags()["tensors"]
+    second.session_end("failure")
+    about = read_events(tmp_path).SummaryMetadata(metadata.SESSION_END_INFO_TAG)
+    end = metadata.parse_session_end_info_plugin_data(about.plugin_data.content)
+    assert end.status == 2  # STATUS_FAILURE
+    assert scalar_steps(tmp_path, "a") == [1, 2]
 
 
 def test_hparams_tab_shows_first_what_differs_between_jobs(tmp_path: Path) -> None:
