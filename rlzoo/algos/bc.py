@@ -76,7 +76,7 @@ class BCConfig:
         "stop after so many measurements in a row without a new lowest loss (null: never)",
         low=1,
     )
-    log_std_init: float = setting(0.0, "log standard deviation of continuous actions, at first")
+    log_std_init: float = setting(0.0, "first log deviation of continuous actions", fixed=True)
 
 
 class Data(NamedTuple):

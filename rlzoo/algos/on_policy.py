@@ -50,9 +50,9 @@ class OnPolicyConfig:
         False, "divide rewards by the standard deviation of discounted returns, clip", fixed=True
     )
     orthogonal_init: bool = setting(
-        True, "orthogonal weights (Huang et al. 2022, detail 2), else PyTorch's"
+        True, "orthogonal weights (Huang et al. 2022, detail 2), else PyTorch's", fixed=True
     )
-    log_std_init: float = setting(0.0, "log standard deviation of continuous actions, at first")
+    log_std_init: float = setting(0.0, "first log deviation of continuous actions", fixed=True)
     gsde: bool = setting(
         False,
         "continuous actions: noise that depends on the state (Raffin et al. 2022)",

@@ -34,7 +34,9 @@ class TableConfig:
     alpha_exponent: float = setting(
         0.0, "step size alpha / visits(s, a)^exponent; in (0.5, 1] it converges", low=0, high=1
     )
-    initial_value: float = setting(0.0, "of every table entry; optimistic values explore")
+    initial_value: float = setting(
+        0.0, "of every table entry; optimistic values explore", fixed=True
+    )
     epsilon_start: float = setting(1.0, "chance of a random action at first", low=0, high=1)
     epsilon_final: float = setting(0.05, "... and after the decay", low=0, high=1)
     epsilon_fraction: float = setting(0.5, "share of the run that the decay takes", low=0, high=1)

@@ -183,6 +183,8 @@ def _branch(which: str, words: list[str]) -> RunConfig:
 
 def _resume(which: str, words: list[str], *, show_only: bool) -> int:
     saved = _saved(which, words)
+    if which == "latest":  # where it was looked for is no change of the run
+        words = [o.word for o in configuration.parse(words) if o.key != "output_dir"]
     if show_only:
         config, _ = saved.resumed(words)
         print(configuration.to_yaml(config), end="")

@@ -191,6 +191,10 @@ class Algorithm:
         """Advice for who resumes a finished run."""
         return "raise total_env_steps to go on"
 
+    def spent(self) -> Iterable[str]:
+        """Names of settings below `algo` that nothing to come depends on any more."""
+        return ()
+
     def report(self) -> Iterable[Report]:
         """Histograms, pictures, films, curves of the moment."""
         return ()
@@ -218,7 +222,8 @@ class Algorithm:
 
     def policy_state(self) -> State:
         """Of a `state()`, what the policy needs."""
-        return {name: _policy_state_of(self.parts[name]) for name in self.policy_parts}
+        parts = ((name, self.parts[name]) for name in self.policy_parts)
+        return {n: p.policy_state() if isinstance(p, Algorithm) else state_of(p) for n, p in parts}
 
     def load_policy(self, state: State) -> None:
         """Load only what the policy needs, from a `state()` or a `policy_state()`."""
@@ -228,10 +233,6 @@ class Algorithm:
                 part.load_policy(saved)
             else:
                 load_part(part, saved)
-
-
-def _policy_state_of(part: Any) -> Any:
-    return part.policy_state() if isinstance(part, Algorithm) else state_of(part)
 
 
 def _found(state: State, name: str) -> Any:

@@ -22,7 +22,7 @@ def setting(
 ) -> Any:
     """A dataclass field with a meaning (units, source) and a range: low <= x <= high, above < x.
 
-    A `fixed` setting of an algorithm gives its state a shape: a resumed run cannot change it.
+    A `fixed` setting is read only when a run begins (sizes, first values): no resume changes it.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {"help": help, "fixed": fixed, **{k: v for k, v in limits.items() if v is not None}}

@@ -8,6 +8,7 @@ ones). TensorFlow is not needed.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -24,9 +25,21 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
+from rlzoo.io import files
 from rlzoo.io.append import AppendFile
 
 _STATUS = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILURE}
+
+
+PATTERN = "events.out.tfevents.*"
+HPARAMS = "events.out.tfevents.0-hparams"  # comes before the numbered files
+
+
+def write_hparams(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Put the settings in force into a file of their own: TensorBoard keeps a run's first ones."""
+    event = Event(wall_time=time.time(), step=-1, summary=Summary(value=[session_start(settings)]))
+    version = Event(wall_time=time.time(), file_version="brain.Event:2")
+    files.write_atomic(directory / HPARAMS, _record(version) + _record(event))
 
 
 class EventFile:
@@ -38,7 +51,7 @@ class EventFile:
 
     def __init__(self, directory: Path, purge_step: int) -> None:
         directory.mkdir(exist_ok=True)  # not its parents: the run's directory may be gone
-        earlier = list(directory.glob("events.out.tfevents.*"))
+        earlier = list(directory.glob(PATTERN))
         paths = (directory / f"events.out.tfevents.{n:06d}" for n in count(len(earlier)))
         self._file = AppendFile(next(path for path in paths if not path.exists()))
         now = time.time()
@@ -49,6 +62,11 @@ class EventFile:
         purge = Event(wall_time=now, step=purge_step, session_log=start)
         self._head = _record(version) + _record(purge)
 
+    @property
+    def end(self) -> tuple[str, int]:
+        """Its name and size, for `rewind`."""
+        return self._file.path.name, self._file.size
+
     def write(self, step: int, values: Iterable[Summary.Value]) -> None:
         """Append one event; raises OSError and leaves the file as it was."""
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
@@ -56,6 +74,18 @@ class EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def rewind(directory: Path, name: str, size: int) -> None:
+    """Take back what was written after `EventFile.end` had these values ('': everything).
+
+    `purge_step` cannot: an evaluation has the step of a line that was logged before it.
+    """
+    for path in directory.glob(PATTERN):
+        if path.name > name:
+            path.unlink()
+        elif path.name == name and not path.is_symlink() and path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 def _record(event: Event) -> bytes:

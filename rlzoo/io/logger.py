@@ -116,6 +116,8 @@ class Logger:
         self._last_step = -1 if resume_at is None else int(resume_at["last_step"])
         self._purge_step = self._last_step + 1
         self._events: EventFile | None = None
+        # Where the event files end that count; older checkpoints do not say.
+        self._events_end = ("", 0) if resume_at is None else resume_at.get("events_end")
         self._record = AppendFile(directory / RECORD)
         self._record_bytes = 0 if resume_at is None else int(resume_at["metrics_bytes"])
         self._unwritten: deque[bytes] = deque(maxlen=MAX_UNWRITTEN)
@@ -202,7 +204,13 @@ class Logger:
 
     def hparams(self, settings: Mapping[str, Any]) -> None:
         """Show the run's settings (a flat dict) in the HPARAMS tab, beside its own scalars."""
-        self._show(self._last_step + 1, lambda events: [events.session_start(settings)])
+
+        def summary(events: Any) -> list[Summary.Value]:
+            (self._directory / "tb").mkdir(parents=True, exist_ok=True)
+            events.write_hparams(self._directory / "tb", settings)
+            return []
+
+        self._show(self._last_step + 1, summary)
 
     def session_end(self, status: Literal["success", "failure"]) -> None:
         """Close the run in the HPARAMS tab; TensorBoard keeps the first one, so call it last."""
@@ -216,6 +224,8 @@ class Logger:
             from rlzoo.io import events  # here, because TensorBoard may be missing or broken
 
             if self._events is None:
+                if self._events_end is not None:
+                    events.rewind(self._directory / "tb", *self._events_end)
                 self._events = events.EventFile(self._directory / "tb", self._purge_step)
             self._events.write(max(step, 0), summary(events))
 
@@ -226,7 +236,14 @@ class Logger:
         with self._survive(RECORD):
             self._record_bytes = self._record.size
             self._record.sync()
-        return {"metrics_bytes": self._record_bytes, "last_step": self._last_step}
+        with self._survive(TENSORBOARD):
+            if self._events is not None:
+                self._events_end = self._events.end
+        return {
+            "metrics_bytes": self._record_bytes,
+            "last_step": self._last_step,
+            **({} if self._events_end is None else {"events_end": list(self._events_end)}),
+        }
 
     def close(self) -> None:
         with self._survive(RECORD):

@@ -448,7 +448,7 @@ def load_yaml(text: str, name: str) -> dict[str, Any]:
 
 
 # What a run is: changing one of these on resume would be another run.
-IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device")
+IDENTITY = ("algo.name", "env", "network", "replay", "seed", "device", "output_dir")
 # ... except for what no number of the training depends on.
 NOT_IDENTITY = ("env.backend", "env.workers", "env.timeout_seconds", "env.eval_episode_steps")
 

@@ -106,8 +106,7 @@ class Run:
     def _open_logger(self) -> Logger:
         """Cuts off what was logged after the checkpoint."""
         logger = Logger(self.directory.path, self.config.logger, resume_at=self._logged, warn=note)
-        if self._logged is None:
-            logger.hparams(configuration.flat(self.config))
+        logger.hparams(configuration.flat(self.config))
         logger.text("config", f"```yaml\n{configuration.to_yaml(self.config)}```")
         return logger
 
@@ -125,6 +124,13 @@ class Run:
                 "metrics_bytes": _whole(logged, "metrics_bytes", 0),
                 "last_step": _whole(logged, "last_step", -1),
             }
+            if "events_end" in logged:  # older checkpoints have neither of these
+                name, size = logged["events_end"]
+                self._logged["events_end"] = str(name), _whole({"size": size}, "size", 0)
+            if "reports" in state:
+                phase, lines, clock = state["reports"]
+                self.phase, self.reported_clock = str(phase), int(clock)
+                self.lines_of_phase = _whole({"lines": lines}, "lines", 0)
         if path.name == checkpoint.step_name(self.best_clock):
             # The run may have died between saving this checkpoint and marking it.
             checkpoint.mark_best(self.directory.checkpoints, path.name)
@@ -149,6 +155,7 @@ class Run:
             "logger": self.logger.state(),
             "best_return": self.best_return,
             "best_env_steps": self.best_clock,  # the name that older checkpoints have
+            "reports": [self.phase, self.lines_of_phase, self.reported_clock],
             **({"agent": self.agent} if self.agent else {}),
         }
         keep = self.config.keep_checkpoints

@@ -88,6 +88,14 @@ def resume(saved: SavedRun, words: Sequence[str], stop: Callable[[], bool]) -> s
             note(f"{path} is finished; {how}")
             run.release()
             return "finished"
+        if late := differences.keys() & {f"algo.{name}" for name in run.algorithm.spent()}:
+            phase = run.algorithm.progress().phase
+            run.release()
+            raise UsageError(
+                f"resume: {', '.join(sorted(late))} would change nothing any more: that part of "
+                f"the run is over (it is at '{phase}'); start a new run instead, perhaps with "
+                f"from={path}"
+            )
         for key, (before, after) in differences.items():
             note(f"changed {key}: {before} -> {after}")
         if differences:

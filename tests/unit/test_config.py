@@ -308,6 +308,24 @@ def test_identity_cannot_change(word):
 
 
 @pytest.mark.parametrize(
+    ("algo", "word"),
+    [
+        ("ppo", "algo.log_std_init=-3"),
+        ("trpo", "algo.orthogonal_init=False"),
+        ("gail", "algo.ppo.log_std_init=-3"),
+        ("bc", "algo.log_std_init=-3"),
+        ("sarsa", "algo.initial_value=1"),
+        ("ppo", "output_dir=elsewhere"),
+    ],
+)
+def test_what_only_the_beginning_of_a_run_reads_cannot_change(algo, word):
+    env = "env=frozenlake" if algo == "sarsa" else "env=lunarlander_continuous"
+    saved = plain(compose([f"algo={algo}", env, "experiment=none"]))
+    with pytest.raises(UsageError, match=rf"{word}\S* would change what the run is"):
+        with_overrides(saved, [word])
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"algo": None}, "algo: got None"),

@@ -120,7 +120,6 @@ def test_hparams_are_in_the_runs_own_file_beside_its_scalars(tmp_path: Path) -> 
     logger.hparams({"algo.lr": 1e-3, "algo.double": True, "env.id": "CartPole-v1", "x": None})
     logger.scalars(1, {"eval/return": 9.0})
     logger.session_end("success")
-    assert len(list((tmp_path / "tb").iterdir())) == 1
     events = read_events(tmp_path)
     assert events.Tags()["scalars"] == ["eval/return"]
     about = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
@@ -133,6 +132,31 @@ def test_hparams_are_in_the_runs_own_file_beside_its_scalars(tmp_path: Path) -> 
     about = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG)
     end = metadata.parse_session_end_info_plugin_data(about.plugin_data.content)
     assert end.status == 1  # STATUS_SUCCESS
+
+
+def hparams_in(directory: Path, name: str) -> float:
+    about = read_events(directory).SummaryMetadata(metadata.SESSION_START_INFO_TAG)
+    start = metadata.parse_session_start_info_plugin_data(about.plugin_data.content)
+    return start.hparams[name].number_value
+
+
+def test_hparams_are_the_settings_in_force_after_a_resume(tmp_path: Path) -> None:
+    first = make_logger(tmp_path)
+    first.hparams({"algo.lr": 0.1})
+    first.scalars(1, {"a": 1.0})
+    saved = json.loads(json.dumps(first.state()))
+    first.session_end("success")
+    assert hparams_in(tmp_path, "algo.lr") == 0.1
+    second = make_logger(tmp_path, resume_at=saved)
+    second.hparams({"algo.lr": 0.2})
+    second.scalars(2, {"a": 2.0})
+    assert hparams_in(tmp_path, "algo.lr") == 0.2
+    assert metadata.SESSION_END_INFO_TAG not in read_events(tmp_path).Tags()["tensors"]
+    second.session_end("failure")
+    about = read_events(tmp_path).SummaryMetadata(metadata.SESSION_END_INFO_TAG)
+    end = metadata.parse_session_end_info_plugin_data(about.plugin_data.content)
+    assert end.status == 2  # STATUS_FAILURE
+    assert scalar_steps(tmp_path, "a") == [1, 2]
 
 
 def test_hparams_tab_shows_first_what_differs_between_jobs(tmp_path: Path) -> None:
@@ -182,7 +206,8 @@ def run_killed_and_resumed(directory: Path, *, forget: tuple[str, ...] = ()) -> 
             saved = json.loads(json.dumps(first.state()))
     if "metrics_bytes" in forget:
         saved["metrics_bytes"] = (directory / "metrics.jsonl").stat().st_size
-    if "last_step" in forget:
+    if "events_end" in forget:
+        del saved["events_end"]
         saved["last_step"] = 99
     second = make_logger(directory, resume_at=saved)
     second.text("run/config", "second")
@@ -205,7 +230,7 @@ def test_killed_then_resumed_would_show_duplicates_without_the_rewind(tmp_path: 
     run_killed_and_resumed(tmp_path / "a", forget=("metrics_bytes",))
     assert len(read_record(tmp_path / "a")) == 24
     assert scalar_steps(tmp_path / "a", "train/return") == list(range(1, 21))
-    run_killed_and_resumed(tmp_path / "b", forget=("last_step",))
+    run_killed_and_resumed(tmp_path / "b", forget=("events_end",))
     assert len(scalar_steps(tmp_path / "b", "train/return")) == 24
 
 
@@ -243,4 +268,32 @@ def test_killed_within_a_record(tmp_path: Path) -> None:
 
 
 def test_state_of_a_fresh_log(tmp_path: Path) -> None:
-    assert make_logger(tmp_path).state() == {"metrics_bytes": 0, "last_step": -1}
+    state = {"metrics_bytes": 0, "last_step": -1, "events_end": ["", 0]}
+    assert make_logger(tmp_path).state() == state
+
+
+def test_killed_after_a_second_line_of_the_same_step(tmp_path: Path) -> None:
+    first = make_logger(tmp_path)
+    first.scalars(1, {"a": 1.0})
+    saved = json.loads(json.dumps(first.state()))
+    first.scalars(1, {"eval/return_mean": 2.0})
+    for value in (3.0, 4.0):
+        make_logger(tmp_path, resume_at=saved).scalars(1, {"eval/return_mean": value})
+    assert read_record(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 1, "eval/return_mean": 4.0}]
+    events = read_events(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("a")] == [(1, 1.0)]
+    assert [(e.step, e.value) for e in events.Scalars("eval/return_mean")] == [(1, 4.0)]
+    assert read_tab(tmp_path, "eval/return_mean") == [(1, 4.0)]
+
+
+def test_an_event_file_that_is_a_link_is_not_cut(tmp_path: Path) -> None:
+    first = make_logger(tmp_path)
+    first.scalars(1, {"a": 1.0})
+    saved = first.state()
+    first.scalars(2, {"a": 2.0})
+    [file] = (tmp_path / "tb").iterdir()
+    elsewhere = file.rename(tmp_path / "elsewhere")
+    file.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    make_logger(tmp_path, resume_at=saved).scalars(2, {"a": 3.0})
+    assert elsewhere.read_bytes() == before

@@ -175,6 +175,18 @@ def test_a_source_is_named_as_it_was_given_and_found_from_elsewhere(runs, tmp_pa
     assert "finished" in (tmp_path / "run" / "status.json").read_text()
 
 
+def test_settings_of_a_phase_that_is_over_are_refused(runs, tmp_path, capsys):
+    shutil.copytree(runs / "wm", tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    words = [f"resume={tmp_path}/run", "algo.controller.generations=9"]
+    assert main([*words, "algo.vision.lr=0.1", "algo.collect.episodes=9"]) == 64
+    said = capsys.readouterr().err
+    assert "resume: algo.collect.episodes, algo.vision.lr would change nothing any more" in said
+    assert main([*words, "algo.controller.sigma0=0.2"]) == 64
+    assert "algo.controller.sigma0=0.2 would change what the run is" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
 def test_an_agent_to_imitate_is_found_from_elsewhere(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(runs)
     words = ["from=wm", "algo.phases=[collect,encode,memory,imitate]", "total_env_steps=1"]

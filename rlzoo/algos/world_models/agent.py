@@ -9,7 +9,7 @@ population.py, search.py, and this file last. Shape suffixes: B envs, N paramete
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ import torch
 
 from rlzoo.algos.world_models.artefacts import OWN_LATENTS, Artefacts
 from rlzoo.algos.world_models.collect import CollectPhase
-from rlzoo.algos.world_models.config import WorldModelsConfig
+from rlzoo.algos.world_models.config import ORDER, WorldModelsConfig
 from rlzoo.algos.world_models.executor import make_executor, require_ray
 from rlzoo.algos.world_models.imitate import ImitatePhase
 from rlzoo.algos.world_models.memory import MemoryPhase, make_rnn
@@ -341,6 +341,14 @@ class WorldModels(Algorithm):
                 f"algo.phases=[{learnt[0]}] algo.continued=true"
             )
         return ", or ".join(ways) or "so are all its phases"
+
+    def spent(self) -> Iterable[str]:
+        """Of the phases that are over or not in the plan."""
+        plan, phase = self.config.phases, self.counters.phase
+        to_come = plan[-1:] if phase == FINISHED else plan[plan.index(phase) :]
+        over = [name for name in ORDER[:-1] if name not in to_come]  # C's say how it acts, too
+        names = {f"{name}.{f.name}" for name in over for f in fields(getattr(self.config, name))}
+        return names - {"vision.precision"}  # which V computes in later, too
 
     def gauges(self) -> dict[str, float]:
         of_phase = self._phase.gauges() if self._phase is not None else {}

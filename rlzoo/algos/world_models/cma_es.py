@@ -32,7 +32,7 @@ _COLUMNS = ".T"
 class CMAESConfig:
     population: int = setting(64, "members of a generation (Ha & Schmidhuber 2018)", low=4)
     sigma0: float = setting(
-        0.1, "standard deviation of the first generation (Ha & Schmidhuber's code)", above=0
+        0.1, "deviation of the first generation (Ha & Schmidhuber's code)", above=0, fixed=True
     )
     covariance: Literal["full", "diagonal"] = setting(
         "full",

@@ -48,7 +48,7 @@ class CollectConfig:
         0.01, "policy=controller: how often a random action cuts in, in each step", low=0, high=1
     )
     forced_start_steps: int = setting(
-        0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0
+        0, "CarRacing: full gas for so many steps first (the walk-through: 60)", low=0, fixed=True
     )
 
 

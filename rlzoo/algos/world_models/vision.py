@@ -170,7 +170,7 @@ class VisionPhase(Phase):
 @dataclass(frozen=True)
 class EncodeConfig:
     dtype: Literal["float16", "float32"] = setting(
-        "float16", "numbers of the latents on the disk (the original: float16)"
+        "float16", "numbers of the latents on the disk (the original: float16)", fixed=True
     )
     batch_size: int = setting(500, "frames looked at in one call", low=1)
 
