@@ -40,5 +40,4 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.65) -> str:
 
 def between(first: float, last: float, share: float) -> float:
     """From `first` to `last` in a straight line as `share` goes from 0 to 1, and no further."""
-    share = min(1.0, share)
-    return (1 - share) * first + share * last
+    return first + min(1.0, share) * (last - first)

@@ -117,10 +117,12 @@ def find_spec(id: str) -> EnvSpec:
             raise UsageError(f"env.id: got '{id}', name its module first: plugins=[{module}]")
         return gymnasium.spec(name)
     except ImportError as error:
-        raise UsageError(f"env.id: got '{id}', which {missing(error)}") from error
+        ours = (error.name or "").startswith("rlzoo.")
+        why = f"whose module cannot be imported: {error}" if ours else f"which {missing(error)}"
+        raise UsageError(f"env.id: got '{id}', {why}") from error
     except gymnasium.error.Error as error:
         reason = str(error).split(". ")[0].rstrip(".")
-        hint = env_hint(name) or _nearest_id(name)
+        hint = ("" if module else env_hint(name)) or _nearest_id(name)
         raise UsageError(f"env.id: got '{id}', expected a known id. {reason}.{hint}") from error
 
 

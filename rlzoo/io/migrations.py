@@ -82,6 +82,7 @@ def _algorithm(state: State) -> State:
         if "absorbing_value" in state:  # nothing replaces it: a rollout finds out
             del state["absorbing_value"]
             state["absorbing"] = {}
+        state["demonstrations_sha256"] = ""  # rows of absorbing states were among them
     if "rollouts" in state and "returns" in state:  # gail_as_printed
         return_, last_return = state.pop("returns")
         rollouts = state.pop("rollouts")

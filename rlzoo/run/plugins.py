@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from rlzoo.core.messages import cause
 from rlzoo.core.types import UsageError
 from rlzoo.io.run_dir import is_run_dir
 
@@ -34,8 +35,12 @@ def load_plugins(modules: Iterable[str]) -> None:
             sys.path.append(here)
         try:
             _add_conf_dir(_import(module))
+        except (KeyboardInterrupt, UsageError):
+            raise
         except ImportError as error:
             raise UsageError(f"plugins: cannot import '{module}': {error}") from error
+        except BaseException as error:
+            raise UsageError(f"plugins: cannot import '{module}': {cause(error)}") from error
 
 
 def require(modules: Iterable[str], where: str) -> None:

@@ -140,6 +140,6 @@ def test_world_models_stopped_in_each_phase_equals_a_straight_run(tmp_path):
         command.until(lambda mark=mark, seen=seen: sum(mark in r for r in metrics(run)) > seen + 2)
         command.send(number)
         assert command.wait() == code
-        command = Command(tmp_path, f"resume={run}")
+        command = Command(tmp_path, f"resume={run}", "plugins=[small_lamp]")
     assert command.wait() == 0, command.output()
     assert outcome(run) == outcome(straight)

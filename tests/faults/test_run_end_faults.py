@@ -148,7 +148,7 @@ def test_a_module_of_an_env_that_fails_is_one_line(folder, capsys, monkeypatch, 
     Path("module_that_fails.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
     assert main([*RUN, "env.id=module_that_fails:Env-v0"]) == 64
-    assert "'module_that_fails:Env-v0', whose module cannot be imported: " in error_line(capsys)
+    assert "plugins: cannot import 'module_that_fails': " in error_line(capsys)
     assert not Path("run").exists()
 
 

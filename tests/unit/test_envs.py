@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import sys
@@ -148,10 +149,14 @@ def test_an_id_can_name_the_module_that_registers_it(tmp_path, monkeypatch) -> N
     )
     monkeypatch.syspath_prepend(tmp_path)
     try:
+        with pytest.raises(UsageError, match=r"name its module first: plugins=\[a_plugin\]"):
+            read(EnvConfig, {"id": "a_plugin:Mine-v0"})
+        importlib.import_module("a_plugin")
         env = make_env(read(EnvConfig, {"id": "a_plugin:Mine-v0"}))
         assert env.spec.id == "Mine-v0"
     finally:
         gymnasium.registry.pop("Mine-v0", None)
+        sys.modules.pop("a_plugin", None)
 
 
 def test_arguments_and_the_time_limit_arrive() -> None:

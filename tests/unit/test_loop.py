@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class Counting:
     def __init__(self, total: int, stride: int) -> None:
         self.counters = Counters()
         self.total, self.stride = total, stride
+        self.env: Any = SimpleNamespace(gauges=dict)
 
     def step(self) -> dict[str, float]:
         self.counters.env_steps += self.stride
