@@ -208,7 +208,7 @@ SEARCH = (
 )
 PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "collect": (("algo.collect.policy=held",),),
-    "vision": (("algo.vision.block_updates=1",),),
+    "vision": (("algo.vision.block_updates=1", "algo.vision.final_lr=1e-5"),),
     "encode": ((),),
     "memory": (("algo.memory.block_updates=1",),),
     "controller": (SEARCH, (*SEARCH, "algo.controller.train_in=dream")),

@@ -457,7 +457,7 @@ def test_a_finished_run_goes_on_when_it_is_made_longer(folder, capsys, monkeypat
         return train(self)
 
     monkeypatch.setattr(Run, "train", checked_train)
-    assert main(["resume=run", "total_env_steps=512", "algo.alpha=0.2", "output_dir=moved"]) == 0
+    assert main(["resume=run", "total_env_steps=512", "algo.alpha=0.2"]) == 0
     errors = capsys.readouterr().err
     assert "changed total_env_steps: 256 -> 512" in errors
     assert "changed algo.alpha: 0.1 -> 0.2" in errors
