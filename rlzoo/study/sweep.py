@@ -51,7 +51,7 @@ class Job:
         with open(self.log, "a") as log:
             # A session of its own: the terminal's Ctrl-C would reach it as a second, hasty signal.
             return subprocess.Popen(
-                [sys.executable, "-m", "rlzoo.cli.job", *words],
+                [sys.executable, "-P", "-m", "rlzoo.cli.job", *words],
                 stdin=subprocess.PIPE,  # closed when this process ends: the job stops, too
                 stdout=log,
                 stderr=log,

@@ -1,38 +1,21 @@
 """A checkpoint from somebody who means harm: refused at once, in one line, and nothing runs."""
 
-import hashlib
 import json
 import os
 import pickle
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from hostile_runs import replace, sign
 
 from rlzoo.core.types import DataError
 from rlzoo.io import checkpoint, encoding, files
 from rlzoo.io.checkpoint import load, save
-
-
-def sign(path: Path, edit: Callable[[dict], None]) -> None:
-    """Change a manifest as an attacker can: with the hash made to fit again."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    edit(manifest)
-    manifest.pop("sha256", None)
-    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-def replace(path: Path, name: str, data: bytes) -> None:
-    """Replace a file of a checkpoint, hashes made to fit."""
-    (path / name).write_bytes(data)
-    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    sign(path, lambda manifest: manifest["files"].update({name: entry}))
 
 
 @pytest.fixture

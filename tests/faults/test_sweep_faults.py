@@ -212,3 +212,11 @@ def test_damaged_list_of_jobs(folder, capsys, monkeypatch):
     (root / "sweep.json").write_text("[[")
     assert main(["-m", "--name", "mine", "seed=0,1", *BASE, "env=cliffwalking"]) == 65
     assert "sweep.json" in capsys.readouterr().err
+
+
+def test_a_job_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("difflib.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
+    process = sweep.Job(0, ("list", "algo"), tmp_path / "0").start()
+    process.communicate(timeout=300)
+    assert not Path("canary").exists(), (tmp_path / "0.log").read_text()
